@@ -1,0 +1,41 @@
+# affinity_table: the zone's table fingerprint -> binding. Sliding idle expiry, bounded eviction, kill-safe writes.
+# Every call is bounded in time: FR_AFF_BUSY when a stopped process holds the stripe (then the near tier knows nothing).
+# Slots here are the zone directory's, not a pool's.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from fastroute._core.base cimport fr_clock
+from fastroute._core.hashes cimport fr_fingerprint
+from fastroute._core.zone cimport Zone
+
+cdef extern from "fr_affinity.h" nogil:
+    ctypedef struct fr_binding:
+        uint64_t term
+        uint32_t generation
+        uint32_t expires_tick           # idle expiry; the record is absent from then on
+        uint32_t verified_tick          # last time the store said so (or the zone, where it is the agreement)
+        uint16_t slot                   # zone directory slot
+        uint8_t flags                   # FR_BIND_*
+        uint8_t spare
+    enum: FR_BIND_ONCE                  # claimed for a key seen once only: short ttl until it is seen again
+    enum: FR_BIND_PROVISIONAL           # decided while the store was away; claimed with ME when it is back
+    enum: FR_AFF_ABSENT                 # no live record
+    enum: FR_AFF_FOUND                  # *out is the live record
+    enum: FR_AFF_WROTE                  # this call's record is the live one (*out equals it)
+    enum: FR_AFF_OTHER                  # not written, *out is the live record that stands
+    enum: FR_AFF_BUSY                   # stripe held by a stopped process, or the writer never ended: nothing is known
+
+cdef class AffinityTable:
+    cdef readonly Zone zone
+    # Live record, lock-free, bounded tries. Never writes.
+    cdef int lookup(self, const fr_fingerprint *key, uint32_t now_tick, fr_binding *out) noexcept nogil
+    # First writer wins: WROTE, or OTHER with the live record. Evicts when both buckets are full (counted).
+    cdef int claim(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *wanted, fr_binding *out) noexcept nogil
+    # What the store said, which wins over what stands here unless that is the same term with a higher generation: WROTE or OTHER.
+    cdef int learn(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth, fr_binding *out) noexcept nogil
+    # Compare-and-set on (term, generation): WROTE, OTHER (another decision stands), ABSENT.
+    cdef int replace(self, const fr_fingerprint *key, uint32_t now_tick, uint64_t term, uint32_t generation,
+                     const fr_binding *wanted, fr_binding *out) noexcept nogil
+    # Extend the idle expiry (never shortens) and set verified_tick (0 keeps it) and clear flags, if (term, generation) stand.
+    cdef int touch(self, const fr_fingerprint *key, uint32_t now_tick, uint64_t term, uint32_t generation,
+                   uint32_t expires_tick, uint32_t verified_tick, uint8_t clear_flags) noexcept nogil
+    # Remove if (term, generation) stand, or whatever stands when term is 0: WROTE, OTHER, ABSENT.
+    cdef int remove(self, const fr_fingerprint *key, uint32_t now_tick, uint64_t term, uint32_t generation) noexcept nogil

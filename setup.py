@@ -1,0 +1,64 @@
+"""The list of extensions and the build switches; everything else about the package stands in pyproject.toml.
+
+One extension per ext/*.pyx, named fastroute._core.<stem>; its .pxd and .pyi live in fastroute/_core/.
+Switches (environment, "1" turns one on), each with a build directory of its own, since objects must not mix:
+  FASTROUTE_DEBUG     bounds and initialisation checks, FR_DEBUG assertions, kill points
+  FASTROUTE_ANNOTATE  Cython's annotation HTML beside the generated C
+  FASTROUTE_SANITIZE  AddressSanitizer and UndefinedBehaviorSanitizer (see Makefile for how to run it)
+"""
+
+import glob
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG, ANNOTATE, SANITIZE = (os.environ.get(f"FASTROUTE_{name}") == "1" for name in ("DEBUG", "ANNOTATE", "SANITIZE"))
+
+compile_args = ["-std=c11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wno-unreachable-code"]
+link_args: list[str] = []
+if DEBUG or SANITIZE:
+    compile_args += ["-O1", "-g", "-UNDEBUG", "-DFR_DEBUG=1"]
+else:
+    compile_args += ["-O3", "-fstack-protector-strong"]
+    link_args += ["-Wl,-z,relro,-z,now"] if os.uname().sysname == "Linux" else []
+if SANITIZE:
+    flags = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-fno-wrapv"]
+    compile_args += flags
+    link_args += flags[:1]
+
+HEADERS = sorted(glob.glob("ext/*.h"))
+EXTENSIONS = [
+    Extension(
+        "fastroute._core." + os.path.splitext(os.path.basename(source))[0],
+        [source],
+        depends=[source, *HEADERS],
+        include_dirs=["ext"],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+    for source in sorted(glob.glob("ext/*.pyx"))
+]
+CHECKED = DEBUG or SANITIZE
+BUILD_DIR = "build/cython" + "".join(
+    suffix for on, suffix in ((DEBUG, "-debug"), (SANITIZE, "-sanitize"), (ANNOTATE, "-annotate")) if on
+)
+
+setup(
+    ext_modules=cythonize(
+        EXTENSIONS,
+        build_dir=BUILD_DIR,
+        annotate=ANNOTATE,
+        include_path=["."],
+        compiler_directives={
+            "language_level": 3,
+            "binding": False,
+            "boundscheck": CHECKED,
+            "wraparound": False,
+            "initializedcheck": CHECKED,
+            "cdivision": True,
+            "embedsignature": True,
+        },
+    ),
+    options={"build": {"build_base": BUILD_DIR.replace("cython", "objects", 1)}},
+)
