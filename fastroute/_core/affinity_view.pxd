@@ -1,0 +1,38 @@
+# affinity_view: one pool's view of the affinity table: keys become fingerprints, zone slots become the pool's slots.
+# Data plane: near(), which reads the table and judges what it found. Control plane: the Python methods that
+# fastroute.affinity drives. All calls hold the GIL and are bounded in time.
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from fastroute._core.affinity_table cimport AffinityTable, fr_binding
+from fastroute._core.base cimport fr_clock
+from fastroute._core.hashes cimport fr_fingerprint, fr_hash_key
+from fastroute._core.pool cimport Pool
+
+ctypedef struct fr_near:
+    uint64_t term
+    uint32_t generation
+    int slot                            # pool slot; -1 where the status names no server
+    bint wants_touch                    # call Router.touch_soon(key) once the request is on its way
+
+cdef enum:
+    FR_NEAR_HIT = 0                     # slot is the key's server, use it now
+    FR_NEAR_MISS = 1                    # nothing usable near: await Router.route()
+    FR_NEAR_POLICY = 2                  # no affinity, or no key: slot is the policy's pick and nothing is bound
+    FR_NEAR_NONE = 3                    # no server can take it
+
+cdef class AffinityView:
+    cdef readonly Pool pool
+    cdef readonly AffinityTable table
+    cdef readonly str fleet
+    cdef fr_hash_key hash_key
+    cdef fr_clock clock
+    cdef uint32_t ttl_ticks             # sliding idle expiry of a binding
+    cdef uint32_t once_ticks            # the same for a key seen once
+    cdef uint32_t near_ticks            # trust in an entry that the store has confirmed; 0: the zone is the agreement
+    cdef public bint trust_stale        # the store is away: entries are used however old
+    cdef uint16_t *pool_slot_of         # zone slot -> pool slot or FR_NO_SLOT; ZONE_SLOTS entries
+    cdef list zone_slot_of              # pool slot -> zone slot
+    cdef uint64_t seen_version          # of the pool's membership
+
+    # HIT or MISS for one key; never waits. In zone-only use it also slides the expiry.
+    cdef int near(self, const uint8_t *key, Py_ssize_t size, fr_near *out) noexcept
+    cdef fr_fingerprint fingerprint_of(self, const uint8_t *key, Py_ssize_t size) noexcept

@@ -1,0 +1,234 @@
+"""Claim, renew and move as state machines over values: no I/O, no clock, no randomness of their own.
+
+Each verb is a generator: it yields what to ask of the key's home node, is sent the answer, and returns a Decision.
+A driver (asyncio or blocking) does the I/O. Rules of this file:
+
+  * The mg reply is the answer, whatever the ms before it said: of two writers both then read the same record.
+  * Unknown is neither won nor lost. A claim is repeated as it is (it is idempotent); a move is re-read first.
+  * A compare-and-set uses only a token read on the connection that will carry it; the client refuses others (I6).
+  * Same term, higher generation: that record wins and is written up by compare-and-set. In every other difference the
+    store's record wins (design, section 5).
+  * Every loop is bounded; when the bound is reached the outcome is UNKNOWN and the caller falls back.
+
+Invariants named in comments (I1..I12) are those of docs/design/agreement.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from fastroute.affinity.record import Record
+
+__all__ = [
+    "AddThenGet",
+    "Answer",
+    "CasThenGet",
+    "Command",
+    "Decision",
+    "Heard",
+    "Kind",
+    "Lookup",
+    "claim",
+    "move",
+    "renew",
+]
+
+TRIES_MAX = 4
+"""Round trips one verb may take; three cover every race seen with eight replicas, the fourth is reserve."""
+
+
+class Heard(enum.Enum):
+    """What the home node's reply said about the key's record."""
+
+    RECORD = "record"
+    NOTHING = "nothing"
+    UNKNOWN = "unknown"
+    DOWN = "down"
+
+
+class Kind(enum.Enum):
+    """How a verb ended."""
+
+    WON = "won"
+    ADOPTED = "adopted"
+    MOVED = "moved"
+    UNKNOWN = "unknown"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Read the record and slide its expiry: `mg k v c T<ttl>`."""
+
+    ttl_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddThenGet:
+    """`ms k ME T<ttl>` and `mg k v c` in one write."""
+
+    record: bytes
+    ttl_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class CasThenGet:
+    """`ms k C<cas> T<ttl>` and `mg k v c` in one write."""
+
+    record: bytes
+    token: Any
+    ttl_s: int
+
+
+Command = Lookup | AddThenGet | CasThenGet
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The reply to a command's reading half.
+
+    Attributes:
+        heard: RECORD when bytes came (whatever they hold), else why not.
+        data: the bytes.
+        token: opaque compare-and-set token, bound to the connection that read it.
+    """
+
+    heard: Heard
+    data: bytes | None = None
+    token: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a verb came to: the record that stands (None when nothing is known) and its token."""
+
+    kind: Kind
+    record: Record | None = None
+    token: Any = None
+
+
+Steps = Generator[Command, Answer, Decision]
+
+
+def claim(candidate: Record, ttl_s: int, *, full_ttl_s: int | None = None) -> Steps:
+    """Bind an unbound key; one round trip unless something is in the way.
+
+    Args:
+        candidate: what to write if nothing stands; also a hint (zone, cookie) with the term and generation it carries.
+        ttl_s: lifetime of the new record.
+        full_ttl_s: lifetime given when another record must be written up; defaults to ttl_s.
+
+    Returns:
+        WON (candidate stands), ADOPTED (another record stands), UNKNOWN or DOWN.
+    """
+    packed = candidate.pack()
+    for _ in range(TRIES_MAX):
+        answer = yield AddThenGet(packed, ttl_s)
+        if answer.heard is Heard.DOWN:
+            return Decision(Kind.DOWN)
+        if answer.heard is not Heard.RECORD:  # expired between the two, refused for memory, or no reply: ask again
+            continue
+        found = Record.unpack(answer.data)
+        if found is not None and found.same_decision(candidate):
+            return Decision(Kind.WON, found, answer.token)
+        if found is not None and not candidate.outranks(found):
+            return Decision(Kind.ADOPTED, found, answer.token)
+        outcome = yield from _write_over(found, answer.token, candidate, full_ttl_s or ttl_s)
+        if outcome is not None:
+            return outcome
+    return Decision(Kind.UNKNOWN)
+
+
+def renew(known: Record, ttl_s: int) -> Steps:
+    """Ask whether a record held near still stands, sliding its expiry; restore it where the store lost it.
+
+    Returns:
+        WON (it stands, or was restored), ADOPTED (another stands), UNKNOWN or DOWN.
+    """
+    answer = yield Lookup(ttl_s)
+    if answer.heard is Heard.DOWN:
+        return Decision(Kind.DOWN)
+    if answer.heard is Heard.UNKNOWN:
+        return Decision(Kind.UNKNOWN)
+    found = Record.unpack(answer.data) if answer.heard is Heard.RECORD else None
+    if found is not None and found.same_decision(known):
+        return Decision(Kind.WON, found, answer.token)
+    if found is not None and not known.outranks(found):
+        return Decision(Kind.ADOPTED, found, answer.token)
+    if answer.heard is Heard.NOTHING:  # restart, flush or eviction: the first to come back with it restores it
+        return (yield from claim(known, ttl_s))
+    outcome = yield from _write_over(found, answer.token, known, ttl_s)
+    return outcome or Decision(Kind.UNKNOWN)
+
+
+def move(
+    known: Record | None,
+    token: Any,
+    successor: Callable[[Record], Record],
+    usable: Callable[[Record], bool],
+    first: Callable[[], Record],
+    ttl_s: int,
+) -> Steps:
+    """Bind a key whose server cannot take it to another one: term kept, generation + 1, once over the whole fleet.
+
+    Args:
+        known: the record whose server failed, with its token if it was read on the present connection, else None.
+        successor: the record to write over a given one (may be asked several times; must not have side effects).
+        usable: may the server of this record take the request, in this replica's view?
+        first: the record to claim when nothing stands.
+        ttl_s: lifetime of what is written.
+
+    Returns:
+        MOVED (this call's record stands), ADOPTED (somebody's usable record stands), WON (nothing stood; claimed),
+        UNKNOWN or DOWN. At most one transition leaves a (term, generation) (I3).
+    """
+    current, answer_token = (known, token) if token is not None else (None, None)
+    for _ in range(TRIES_MAX):
+        if current is None:
+            answer = yield Lookup(ttl_s)
+        elif usable(current):
+            return Decision(Kind.ADOPTED, current, answer_token)
+        else:
+            wanted = successor(current)
+            answer = yield CasThenGet(wanted.pack(), answer_token, ttl_s)
+            found = Record.unpack(answer.data) if answer.heard is Heard.RECORD else None
+            if found is not None and found.same_decision(wanted):
+                return Decision(Kind.MOVED, found, answer.token)
+        if answer.heard is Heard.DOWN:
+            return Decision(Kind.DOWN)
+        if answer.heard is Heard.UNKNOWN:
+            current, answer_token = None, None
+            continue
+        if answer.heard is Heard.NOTHING:
+            outcome = yield from claim(successor(known) if known is not None else first(), ttl_s)
+            if outcome.record is None or usable(outcome.record):
+                return outcome
+            current, answer_token = outcome.record, outcome.token
+            continue
+        current, answer_token = Record.unpack(answer.data), answer.token
+        if current is None:  # bytes that are no record: replace them
+            outcome = (yield from _write_over(None, answer_token, first(), ttl_s)) or Decision(Kind.UNKNOWN)
+            return outcome
+    return Decision(Kind.UNKNOWN)
+
+
+def _write_over(
+    found: Record | None, token: Any, wanted: Record, ttl_s: int
+) -> Generator[Command, Answer, Decision | None]:
+    """Compare-and-set `wanted` over `found` (None: bytes that are no record). None when the caller should start over."""
+    answer = yield CasThenGet(wanted.pack(), token, ttl_s)
+    if answer.heard is Heard.DOWN:
+        return Decision(Kind.DOWN)
+    if answer.heard is not Heard.RECORD:
+        return None
+    stands = Record.unpack(answer.data)
+    if stands is None:
+        return None
+    if stands.same_decision(wanted):
+        return Decision(Kind.WON, stands, answer.token)
+    if found is not None and stands.same_decision(found):  # the token changed under us (slab move before 1.6.24)
+        return None
+    return Decision(Kind.ADOPTED, stands, answer.token)
