@@ -1,0 +1,319 @@
+"""What happens to one key when the near tier cannot answer: bind, rebind, unbind, over near table and store.
+
+Sans-I/O: each is a generator that yields commands for the key's home node (fastroute.affinity.agreement), is sent the
+answers, and returns a Bound. The asyncio driver is fastroute.affinity.table, the blocking one fastroute.sync; both run
+the same lines, so both agree.
+
+The order of truth, wherever two records of one key meet: same term, the higher generation wins; in every other case the
+store's record wins; without a store, the zone's. While the store is away a key keeps the server that zone or cookie
+names; an unknown key gets the answer of the `table` ring over ready servers, which every replica computes alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastroute._core.affinity_view import BUSY, AffinityView, Binding
+from fastroute.affinity.agreement import Answer, Command, Decision, Kind, claim, move, renew
+from fastroute.affinity.record import Record, new_term, server_id
+from fastroute.errors import NoServerAvailable
+from fastroute.model import Server
+
+__all__ = ["ONCE_S", "Binder", "Bound", "Hint"]
+
+ONCE_S = 60.0
+"""Lifetime of a binding whose key was seen once only (design, section 5): robots that never return cost a minute."""
+
+STORE_TTL_MIN_S, STORE_TTL_MAX_S = 5, 2_592_000
+"""memcached's clock steps by one second, and above 30 days it reads a TTL as a date (memcached 1.6.18, protocol.txt)."""
+
+Hint = tuple[str, int, int]
+"""(server name, term, generation) from a verified cookie."""
+
+Reason = Literal["affinity-near", "affinity-store", "affinity-cookie", "policy", "moved", "fallback-hash"]
+Steps = Generator[Command, Answer, "Bound"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where a key goes.
+
+    Attributes:
+        slot: the server's slot in the pool.
+        reason: one of the reasons a selection can carry.
+        term, generation: the decision; 0 and 0 when nothing could be written anywhere.
+        kind: how the claim ended ("won", "adopted", "moved", "unknown", "down", "near"), for the counters.
+        renew_soon: True when the record in the store should get its full lifetime soon (the key was seen again).
+    """
+
+    slot: int
+    reason: Reason
+    term: int
+    generation: int
+    kind: str
+    renew_soon: bool = False
+
+
+class Binder:
+    """The steps for one pool's view.
+
+    Args:
+        view: the pool's view of the near table.
+        stored: True when there is a store; else the zone is the agreement.
+        ttl_s: sliding idle lifetime.
+        writer: 32-bit id of this process, written into records for people who debug.
+    """
+
+    def __init__(self, view: AffinityView, *, stored: bool, ttl_s: float, writer: int) -> None:
+        self._view, self._stored, self._writer = view, stored, writer
+        self._ttl_s = min(max(math.ceil(ttl_s), STORE_TTL_MIN_S), STORE_TTL_MAX_S)
+        self._once_s = min(self._ttl_s, math.ceil(ONCE_S))
+        self._slot_of_id: dict[int, int] = {}
+        self._id_of_slot: dict[int, int] = {}
+        self._version = -1
+        self._refresh()
+
+    @property
+    def ttl_s(self) -> int:
+        """Lifetime of a record in the store, whole seconds."""
+        return self._ttl_s
+
+    def _refresh(self) -> None:
+        """Follow the pool's membership."""
+        pool = self._view.pool
+        if self._version == pool.version:
+            return
+        self._view.refresh()
+        ids = {pool.slot_of(server.name): server_id(server.name) for server in pool.servers}
+        self._id_of_slot, self._slot_of_id = ids, {identity: slot for slot, identity in ids.items()}
+        self._version = pool.version
+
+    def confirm(self, fingerprint: bytes, record: Record) -> None:
+        """The store said this of the key: take it over near, if it names a server of this pool."""
+        slot = self._slot_of_id.get(record.server, -1)
+        if slot >= 0:
+            self._view.learn(fingerprint, slot, record.term, record.generation)
+
+    # -- what the pool says -------------------------------------------------------------------------------------------
+
+    def _usable_slot(self, record: Record) -> int:
+        """Slot of the record's server if a bound request may go there, else -1."""
+        slot = self._slot_of_id.get(record.server, -1)
+        return slot if slot >= 0 and self._view.pool.may_take_bound(slot) else -1
+
+    def _policy_slot(self, key: bytes) -> int:
+        slot = self._view.pool.pick_slot(key)
+        if slot < 0:
+            raise NoServerAvailable(self._view.pool.name, self._view.pool.reasons())
+        return slot
+
+    def _deterministic_slot(self, key: bytes, excluded: int = -1) -> int:
+        """What every replica answers alike: the first ready choice of the `table` ring that is not excluded."""
+        pool = self._view.pool
+        slot = pool.fallback_slot(key)
+        if slot >= 0 and slot == excluded:
+            server: Server
+            for server in pool.fallback_candidates(key, 2 + len(self._id_of_slot)):
+                slot = pool.slot_of(server.name)
+                if slot != excluded:
+                    return slot
+            slot = -1
+        if slot < 0:
+            raise NoServerAvailable(pool.name, pool.reasons())
+        return slot
+
+    def _record(self, slot: int, term: int, generation: int, minute: int) -> Record:
+        return Record(term, generation, self._id_of_slot[slot], self._writer, minute)
+
+    # -- bind ---------------------------------------------------------------------------------------------------------
+
+    def bind(self, fingerprint: bytes, key: bytes, hint: Hint | None, minute: int) -> Steps:
+        """The key's server, bound if it was not: one round trip for a new key.
+
+        Raises:
+            NoServerAvailable: no server of the pool can take it.
+        """
+        self._refresh()
+        near = self._view.lookup(fingerprint)
+        known = self._known(near, hint, minute)
+        if not self._stored:
+            return self._bind_in_zone(fingerprint, key, near, known, minute)
+        if known is not None:
+            from_zone = near is not BUSY and isinstance(near, Binding) and near.term == known.term
+            steps = renew(known, self._ttl_s) if from_zone else claim(known, self._ttl_s)
+            decision = yield from steps
+        else:
+            term = new_term()
+            candidate = self._record(self._policy_slot(key), term, 1, minute)
+            decision = yield from claim(candidate, self._once_s, full_ttl_s=self._ttl_s)
+        if decision.record is None:
+            return self._degraded(fingerprint, key, near, known, decision, minute)
+        slot = self._usable_slot(decision.record)
+        if slot < 0:
+            return (yield from self._move_in_store(fingerprint, key, decision.record, decision.token, -1, minute))
+        once = known is None and decision.kind is Kind.WON
+        self._learn(fingerprint, slot, decision.record, once=once)
+        reason: Reason = "affinity-store"
+        if decision.kind is Kind.WON:
+            reason = "policy" if known is None else "affinity-store" if from_zone else "affinity-cookie"
+        kind = decision.kind.value if known is None or not from_zone else "near"
+        renew_soon = known is None and decision.kind is Kind.ADOPTED
+        return Bound(slot, reason, decision.record.term, decision.record.generation, kind, renew_soon)
+
+    def _known(self, near: Any, hint: Hint | None, minute: int) -> Record | None:
+        """What zone and cookie know of the key; the zone wins unless the cookie carries a later decision of its term."""
+        zone = cookie = None
+        if isinstance(near, Binding) and near.slot >= 0:
+            zone = self._record(near.slot, near.term, near.generation, minute)
+        if hint is not None:
+            name, term, generation = hint
+            slot = self._view.pool.slot_of(name)
+            if slot >= 0 and term and generation:
+                cookie = self._record(slot, term, generation, minute)
+        if zone is None or (cookie is not None and cookie.outranks(zone)):
+            return cookie
+        return zone
+
+    def _learn(self, fingerprint: bytes, slot: int, record: Record, *, once: bool = False) -> None:
+        self._view.learn(fingerprint, slot, record.term, record.generation, once=once)
+
+    def _degraded(
+        self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, decision: Decision, minute: int
+    ) -> Bound:
+        """The store is away or did not answer: what is known stays, the rest is what every replica computes alike."""
+        kind = decision.kind.value
+        slot = self._usable_slot(known) if known is not None else -1
+        if known is not None and slot >= 0:
+            if isinstance(near, Binding):
+                self._view.touch(fingerprint, known.term, known.generation)
+                return Bound(slot, "affinity-near", known.term, known.generation, kind)
+            self._view.claim(fingerprint, slot, known.term, known.generation, provisional=True)
+            return Bound(slot, "affinity-cookie", known.term, known.generation, kind)
+        if known is not None:
+            return self._move_in_zone(fingerprint, key, known, -1, minute, provisional=True, kind=kind)
+        slot = self._deterministic_slot(key)
+        return self._claim_in_zone(fingerprint, slot, new_term(), 1, "fallback-hash", kind, provisional=True, once=True)
+
+    # -- the zone as the agreement, or as the stand-in while the store is away ------------------------------------------
+
+    def _bind_in_zone(
+        self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, minute: int
+    ) -> Generator[Command, Answer, Bound]:
+        yield from ()
+        if near is BUSY:
+            slot = self._usable_slot(known) if known is not None else -1
+            if known is not None and slot >= 0:
+                return Bound(slot, "affinity-cookie", known.term, known.generation, "unknown")
+            return Bound(self._deterministic_slot(key), "fallback-hash", 0, 0, "unknown")
+        if known is None and isinstance(near, Binding):  # bound to a server that this pool does not have
+            return self._move_in_zone(fingerprint, key, Record(near.term, near.generation, 0), -1, minute)
+        if known is None:
+            slot = self._policy_slot(key)
+            return self._claim_in_zone(fingerprint, slot, new_term(), 1, "policy", "won", once=True)
+        slot = self._usable_slot(known)
+        if slot < 0:
+            return self._move_in_zone(fingerprint, key, known, -1, minute)
+        if isinstance(near, Binding) and (near.term, near.generation) == (known.term, known.generation):
+            self._view.touch(fingerprint, near.term, near.generation, verified=True)
+            return Bound(slot, "affinity-near", known.term, known.generation, "near")
+        if isinstance(near, Binding) and near.term == known.term:  # the cookie knows a later decision
+            self._view.replace(fingerprint, near.term, near.generation, slot, known.term, known.generation)
+            return Bound(slot, "affinity-cookie", known.term, known.generation, "won")
+        return self._claim_in_zone(fingerprint, slot, known.term, known.generation, "affinity-cookie", "won")
+
+    def _claim_in_zone(
+        self,
+        fingerprint: bytes,
+        slot: int,
+        term: int,
+        generation: int,
+        reason: Reason,
+        kind: str,
+        *,
+        provisional: bool = False,
+        once: bool = False,
+    ) -> Bound:
+        status, stands = self._view.claim(fingerprint, slot, term, generation, once=once, provisional=provisional)
+        if status == "wrote":
+            return Bound(slot, reason, term, generation, kind)
+        if stands is not None and stands.slot >= 0 and self._view.pool.may_take_bound(stands.slot):
+            self._view.touch(fingerprint, stands.term, stands.generation)
+            return Bound(stands.slot, "affinity-near", stands.term, stands.generation, "adopted")
+        return Bound(slot, reason, 0, 0, "unknown")
+
+    def _move_in_zone(
+        self,
+        fingerprint: bytes,
+        key: bytes,
+        known: Record,
+        excluded: int,
+        minute: int,
+        *,
+        provisional: bool = False,
+        kind: str = "moved",
+    ) -> Bound:
+        """Compare-and-set in the zone; somebody else's usable move is adopted."""
+        term, generation = known.term, known.generation
+        for _ in range(4):
+            slot = self._deterministic_slot(key, excluded)
+            status, stands = self._view.replace(
+                fingerprint, term, generation, slot, known.term, generation + 1, provisional=provisional
+            )
+            if status == "wrote":
+                return Bound(slot, "moved", known.term, generation + 1, kind)
+            if status == "absent":
+                return self._claim_in_zone(
+                    fingerprint, slot, known.term, generation + 1, "moved", kind, provisional=provisional
+                )
+            if status == BUSY:
+                return Bound(slot, "fallback-hash", 0, 0, "unknown")
+            if stands.slot >= 0 and stands.slot != excluded and self._view.pool.may_take_bound(stands.slot):
+                return Bound(stands.slot, "affinity-near", stands.term, stands.generation, "adopted")
+            term, generation = stands.term, stands.generation
+        return Bound(self._deterministic_slot(key, excluded), "fallback-hash", 0, 0, "unknown")
+
+    # -- move ---------------------------------------------------------------------------------------------------------
+
+    def rebind(
+        self, fingerprint: bytes, key: bytes, failed_slot: int, term: int, generation: int, minute: int
+    ) -> Steps:
+        """Another server for a key whose server failed this request.
+
+        Raises:
+            NoServerAvailable: no other server can take it.
+        """
+        self._refresh()
+        known = self._record(failed_slot, term, generation, minute)
+        if not self._stored:
+            return self._move_in_zone(fingerprint, key, known, failed_slot, minute)
+        return (yield from self._move_in_store(fingerprint, key, known, None, failed_slot, minute))
+
+    def _move_in_store(
+        self, fingerprint: bytes, key: bytes, known: Record, token: Any, excluded: int, minute: int
+    ) -> Steps:
+        slot = self._deterministic_slot(key, excluded)
+        identity = self._id_of_slot[slot]
+
+        def usable(record: Record) -> bool:
+            found = self._usable_slot(record)
+            return found >= 0 and found != excluded
+
+        decision = yield from move(
+            known,
+            token,
+            lambda record: record.moved_to(identity, writer=self._writer, minute=minute),
+            usable,
+            lambda: Record(new_term(), 1, identity, self._writer, minute),
+            self._ttl_s,
+        )
+        if decision.record is None:
+            return self._move_in_zone(
+                fingerprint, key, known, excluded, minute, provisional=True, kind=decision.kind.value
+            )
+        found = self._slot_of_id[decision.record.server]
+        self._learn(fingerprint, found, decision.record)
+        reason: Reason = "affinity-store" if decision.kind is Kind.ADOPTED else "moved"
+        return Bound(found, reason, decision.record.term, decision.record.generation, decision.kind.value)
