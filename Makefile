@@ -1,0 +1,88 @@
+# Every step of CI is one target here.
+#   make run     build into .venv and run the demo            make test    build, install what the tests need, run all tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PYTEST_ARGS ?=
+DEBUG_TREE := build/debug-tree
+SANITIZE_TREE := build/sanitize-tree
+
+.PHONY: run test lint types test-debug test-sanitize test-install bench stubs build clean
+
+run: build
+	$(BIN)/fastroute demo $(ARGS)
+
+test: system-test build $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# -- environment and build -----------------------------------------------------------------------------------------------
+.PHONY: system-build system-test
+system-build:
+	@PYTHON=$(PYTHON) .ci/system build
+system-test:
+	@PYTHON=$(PYTHON) .ci/system test
+
+$(VENV)/.created: | system-build
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip "setuptools>=77" "cython>=3.1" wheel
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py
+	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[test]"
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[lint]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[bench]"
+	@touch $@
+
+build: $(VENV)/.installed
+	$(BIN)/python setup.py -q build_ext --inplace --parallel 2
+
+# -- checks ---------------------------------------------------------------------------------------------------------------
+lint: build $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: build $(VENV)/.lint
+	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy.stubtest fastroute._core --mypy-config-file pyproject.toml
+
+# The checked build (bounds, assertions) in a tree of its own, so that objects never mix.
+test-debug: system-test build $(VENV)/.test
+	rm -rf $(DEBUG_TREE)/tests && mkdir -p $(DEBUG_TREE)
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -pt $(DEBUG_TREE)
+	cd $(DEBUG_TREE) && FASTROUTE_DEBUG=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace --parallel 2
+	cd $(DEBUG_TREE) && FASTROUTE_SHARED=$${FASTROUTE_SHARED:-$(abspath ../shared)} PYTHONPATH=. \
+	  $(abspath $(BIN))/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/unit tests/property tests/conformance tests/integration
+
+# AddressSanitizer and UndefinedBehaviorSanitizer over the tests of the compiled core. Python's own allocator would hide
+# overreads behind its arenas, hence PYTHONMALLOC=malloc.
+test-sanitize: system-test build $(VENV)/.test
+	rm -rf $(SANITIZE_TREE)/tests && mkdir -p $(SANITIZE_TREE)
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -pt $(SANITIZE_TREE)
+	cd $(SANITIZE_TREE) && FASTROUTE_SANITIZE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace --parallel 2
+	cd $(SANITIZE_TREE) && FASTROUTE_SHARED=$${FASTROUTE_SHARED:-$(abspath ../shared)} PYTHONPATH=. PYTHONMALLOC=malloc \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1 \
+	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	  $(abspath $(BIN))/python -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) tests/unit tests/property tests/conformance
+
+# sdist -> wheel -> install into a fresh environment, once for every interpreter from 3.11 up that is here.
+test-install: system-build $(VENV)/.test
+	$(BIN)/python tests/build/install_everywhere.py
+
+bench: build $(VENV)/.bench
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info
+	find fastroute -name '*.so' -delete
