@@ -20,6 +20,7 @@ import msgspec
 
 from fastroute.errors import UsageError
 from fastroute.model import check_name, parse_address, parse_duration_s, parse_size_bytes
+from fastroute.routing.keys import KeyRule
 
 DURATION_MAX_S = 30 * 86400.0
 """Longest time limit: memcached reads longer ones as a date (protocol.txt, "Expiration times")."""
@@ -312,24 +313,14 @@ class SecretText(Kind):
         return value
 
 
-class KeyRule(msgspec.Struct, frozen=True):
-    """Where a request's affinity key comes from.
-
-    Attributes:
-        source: "insert" (the balancer's own cookie), "cookie", "header" or "client-ip".
-        name: the cookie's or header's name, "" otherwise.
-    """
-
-    source: str
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.source}:{self.name}" if self.name else self.source
+def written(rule: KeyRule) -> str:
+    """A rule as the file writes it."""
+    return f"{rule.kind}:{rule.name}" if rule.name else rule.kind
 
 
 @dataclass(frozen=True)
 class Rule(Kind):
-    """A rule for keys; `insert` says whether the balancer's own cookie is one of them."""
+    """A rule for keys; `insert` says whether the balancer's own cookie, KeyRule("insert"), is one of them."""
 
     insert: bool = True
 

@@ -1,4 +1,4 @@
-"""Reads a configuration file: bytes -> text -> TOML -> structs -> rules. One mistake is one ConfigError; nothing starts.
+"""Reads a configuration file: bytes, text, TOML, structs, rules. One mistake is one ConfigError; nothing starts.
 
 The file is read once, so that a file replaced half-way is either the old or the new one. Rules of this file:
 - Every error names file, line, what was found and what is accepted.

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterator
 
-from fastroute.config.kinds import NOT_YET, either, nearest, quote
+from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
 from fastroute.config.schema import Config, PoolConfig
 from fastroute.model import parse_address
 
@@ -22,10 +22,8 @@ Finding = tuple[Path, str]
 def mistakes(config: Config) -> Iterator[Finding]:
     """Everything that makes the configuration unusable, in the order in which it is worth mending."""
     if not config.listeners:
-        yield (
-            ("listeners",),
-            "no listener is configured; accepted: at least one, such as [listeners.web] with bind and pool",
-        )
+        message = "no listener is configured; accepted: at least one, such as [listeners.web] with bind and pool"
+        yield ("listeners",), message
     for name, listener in config.listeners.items():
         if listener.pool not in config.pools:
             guess = nearest(listener.pool, list(config.pools))
@@ -38,14 +36,12 @@ def mistakes(config: Config) -> Iterator[Finding]:
     yield from _loops(config)
     if not config.secret:
         for name, pool in config.pools.items():
-            if pool.sticky and pool.sticky.on.source == "insert":
-                yield (
-                    ("pools", name, "sticky"),
-                    (
-                        'sticky.on = "insert" signs a cookie, and no secret is configured; set secret = "env:FASTROUTE_SECRET" '
-                        "(at least 32 bytes) at the top of the file"
-                    ),
+            if pool.sticky and pool.sticky.on.kind == "insert":
+                message = (
+                    'sticky.on = "insert" signs a cookie, and no secret is configured; '
+                    'set secret = "env:FASTROUTE_SECRET" (at least 32 bytes) at the top of the file'
                 )
+                yield ("pools", name, "sticky"), message
 
 
 def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
@@ -53,12 +49,8 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
     for index, server in enumerate(pool.servers):
         name = server.name or server.address
         if name in seen:
-            yield (
-                ("servers", index),
-                (
-                    f"server name {quote(name)} is taken by server {seen[name] + 1} of this pool; accepted: one name per server"
-                ),
-            )
+            message = f"server name {quote(name)} is that of server {seen[name] + 1} too; accepted: one name per server"
+            yield ("servers", index), message
         seen.setdefault(name, index)
     if all(server.weight == 0 for server in pool.servers):
         yield ("servers",), "all servers have weight 0, none would take a new user; accepted: at least one above 0"
@@ -67,21 +59,17 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
     if pool.policy == "hash" and pool.affinity_key is None:
         yield ("policy",), 'policy = "hash" needs a key; accepted: key = "cookie:NAME", "header:NAME" or "client-ip"'
     if pool.key is not None and pool.sticky is not None and pool.key != pool.sticky.on:
-        yield (
-            ("key",),
-            (
-                f"key = {quote(str(pool.key))} beside sticky.on = {quote(str(pool.sticky.on))} {NOT_YET}; "
-                f"accepted now: one rule for both, or leave key out"
-            ),
+        message = (
+            f"key = {quote(written(pool.key))} beside sticky.on = {quote(written(pool.sticky.on))} {NOT_YET}; "
+            f"accepted now: one rule for both, or leave key out"
         )
+        yield ("key",), message
     if pool.sticky is not None and pool.sticky.cookie.same_site == "None" and pool.sticky.cookie.secure != "always":
-        yield (
-            ("sticky", "cookie"),
-            (
-                f'same_site = "None" with secure = {quote(pool.sticky.cookie.secure)}: browsers drop such a cookie; '
-                'accepted: secure = "always" with it'
-            ),
+        message = (
+            f'same_site = "None" with secure = {quote(pool.sticky.cookie.secure)}: browsers drop such a cookie; '
+            'accepted: secure = "always" with it'
         )
+        yield ("sticky", "cookie"), message
 
 
 def _binds(config: Config) -> Iterator[Finding]:
@@ -92,13 +80,11 @@ def _binds(config: Config) -> Iterator[Finding]:
             for other, where in taken:
                 if _overlap(address, where):
                     place = ("listeners", name, "bind")
-                    yield (
-                        (*place, index),
-                        (
-                            f"bind {quote(address)} and {quote(where)} of listener {quote(other)} are the same port of one "
-                            "address; accepted: each once"
-                        ),
+                    message = (
+                        f"bind {quote(address)} and {quote(where)} of listener {quote(other)} are the same port of one "
+                        "address; accepted: each once"
                     )
+                    yield (*place, index), message
             taken.append((name, address))
 
 
@@ -120,13 +106,11 @@ def _loops(config: Config) -> Iterator[Finding]:
         for index, server in enumerate(pool.servers):
             for listener_name, bind in binds:
                 if points_to_itself(bind, server.address):
-                    yield (
-                        ("pools", pool_name, "servers", index, "address"),
-                        (
-                            f"server {quote(server.name or server.address)} at {quote(server.address)} is listener "
-                            f"{quote(listener_name)} ({bind}) itself; accepted: the address of another program"
-                        ),
+                    message = (
+                        f"server {quote(server.name or server.address)} at {quote(server.address)} is listener "
+                        f"{quote(listener_name)} ({bind}) itself; accepted: the address of another program"
                     )
+                    yield ("pools", pool_name, "servers", index, "address"), message
 
 
 def points_to_itself(bind: str, server: str) -> bool:
@@ -182,13 +166,11 @@ def warnings(config: Config) -> Iterator[Finding]:
     """What works, but probably not as meant."""
     sticky = [pool for pool in config.pools.values() if pool.sticky]
     if sticky and config.identity_secret is None:
-        yield (
-            (),
-            (
-                "identity_secret is not set: the fingerprints of session ids are derived from the fleet's name, and who "
-                'knows that can compute them; set identity_secret = "env:NAME" (the same on all replicas, never rotated)'
-            ),
+        message = (
+            "identity_secret is not set: the fingerprints of session ids are derived from the fleet's name, and who "
+            'knows that can compute them; set identity_secret = "env:NAME" (the same on all replicas, never rotated)'
         )
+        yield (), message
     used = {listener.pool for listener in config.listeners.values()}
     for name, pool in config.pools.items():
         if name not in used:
@@ -196,10 +178,8 @@ def warnings(config: Config) -> Iterator[Finding]:
         seen: dict[str, str] = {}
         for index, server in enumerate(pool.servers):
             if server.address in seen:
-                yield (
-                    ("pools", name, "servers", index),
-                    (f"address {quote(server.address)} is that of server {quote(seen[server.address])} too"),
-                )
+                message = f"address {quote(server.address)} is that of server {quote(seen[server.address])} too"
+                yield ("pools", name, "servers", index), message
             seen.setdefault(server.address, server.name or server.address)
         if all(server.backup for server in pool.servers):
             yield ("pools", name, "servers"), "all servers are backups: they are used as if none were"
@@ -208,13 +188,11 @@ def warnings(config: Config) -> Iterator[Finding]:
     for name, listener in config.listeners.items():
         limits = listener.limits
         if limits.request_line_bytes > limits.head_bytes:
-            yield (
-                ("listeners", name, "limits"),
-                (
-                    f"request_line_bytes = {limits.request_line_bytes} is more than head_bytes = {limits.head_bytes}, "
-                    "which bounds it"
-                ),
+            message = (
+                f"request_line_bytes = {limits.request_line_bytes} is more than head_bytes = {limits.head_bytes}, "
+                "which bounds it"
             )
+            yield ("listeners", name, "limits"), message
 
 
 def known_servers(config: Config) -> str:

@@ -19,7 +19,6 @@ from fastroute.config.kinds import (
     Domain,
     Duration,
     Flag,
-    KeyRule,
     Later,
     ListOf,
     Name,
@@ -36,6 +35,7 @@ from fastroute.config.kinds import (
     Workers,
 )
 from fastroute.model import WEIGHT_MAX, Server
+from fastroute.routing.keys import KeyRule
 
 __all__ = [
     "AccessLogConfig",
@@ -250,7 +250,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def affinity_key(self) -> KeyRule | None:
-        """The one rule that gives a request's key: what sticks, else what is hashed; None under a policy without key."""
+        """The rule for a request's key: what sticks, else what is hashed; None where neither is configured."""
         return self.sticky.on if self.sticky else self.key
 
     def server_list(self) -> list[Server]:
