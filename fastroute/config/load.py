@@ -1,0 +1,192 @@
+"""Reads a configuration file: bytes, text, TOML, structs, rules. One mistake is one ConfigError; nothing starts.
+
+The file is read once, so that a file replaced half-way is either the old or the new one. Rules of this file:
+- Every error names file, line, what was found and what is accepted.
+- Nothing of the file is run or expanded; secrets are resolved here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from fastroute.config import rules
+from fastroute.config.kinds import Mistake, build, quote
+from fastroute.config.locate import Path, line_of
+from fastroute.config.schema import Config, Secret, ZoneConfig
+from fastroute.config.secrets import resolve_secret
+from fastroute.errors import ConfigError
+
+__all__ = ["FILE_BYTES_MAX", "Loaded", "load", "loads"]
+
+FILE_BYTES_MAX = 1 << 20
+"""Largest file: about 10,000 servers, ten times the largest fleet of requirement 14; more is a wrong file."""
+
+_WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A usable configuration and what is to be said about it.
+
+    Attributes:
+        config: the configuration, secrets resolved.
+        warnings: (line or None, message) in the order of importance.
+        path: the file, or None.
+        digest: SHA-256 of what was read, so that a reload with the same content can be told.
+    """
+
+    config: Config
+    warnings: tuple[tuple[int | None, str], ...]
+    path: str | None
+    digest: str
+
+
+def load(path: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None) -> Loaded:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: with the file and, where there is one, the line.
+    """
+    path = os.fspath(path)
+    data, mode = _read(path)
+    text = _decode(data, path)
+    loaded = loads(text, path=path, environment=environment)
+    extra: list[tuple[int | None, str]] = []
+    if mode & 0o002:
+        extra.append((None, f"the file has mode {stat.S_IMODE(mode):04o}: everybody on this machine can change it"))
+    if mode & 0o044 and _has_literal_secret(text):
+        extra.append(
+            (
+                None,
+                f"the file has mode {stat.S_IMODE(mode):04o} and holds a secret: others can read it; use "
+                "env:NAME or file:PATH, or chmod 600",
+            )
+        )
+    return msgspec.structs.replace(loaded, warnings=loaded.warnings + tuple(extra)) if extra else loaded
+
+
+def loads(text: str, *, path: str | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
+    """Check a configuration given as text; as load().
+
+    Raises:
+        ConfigError: with the line and, if given, the path.
+    """
+    table = _parse(text, path)
+    try:
+        config = _resolve(build(Config, table), environment)
+    except Mistake as mistake:
+        raise ConfigError(_full(mistake.where, mistake.message), path=path, line=line_of(text, mistake.where)) from None
+    for where, message in rules.mistakes(config):
+        raise ConfigError(_full(where, message), path=path, line=line_of(text, where))
+    warnings = tuple((line_of(text, where), _full(where, message)) for where, message in rules.warnings(config))
+    return Loaded(config, warnings, path, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _full(where: Path, message: str) -> str:
+    """The message with the section it speaks of, where the line alone may not tell (several tables alike)."""
+    sections = [str(part) for part in where if isinstance(part, str)]
+    return (
+        f"{'.'.join(sections[:2])}: {message}"
+        if sections[:1] in (["pools"], ["listeners"]) and len(sections) > 1
+        else message
+    )
+
+
+def _resolve(raw: Config, environment: Mapping[str, str] | None) -> Config:
+    """Secrets read, defaults that depend on other keys filled in."""
+    ring: list[Secret] = []
+    for index, source in enumerate(raw.secret):
+        try:
+            value = resolve_secret(str(source), environment=environment)  # still text here
+        except Mistake as mistake:
+            raise mistake.below("secret", index) from None
+        if value in ring:
+            raise Mistake("secret: two entries of the list are the same; accepted is each once", ("secret", index))
+        ring.append(value)
+    identity: Secret | None = None
+    if raw.identity_secret is not None:
+        try:
+            identity = resolve_secret(str(raw.identity_secret), name="identity_secret", environment=environment)
+        except Mistake as mistake:
+            raise mistake.below("identity_secret") from None
+    zone = ZoneConfig(name=raw.zone.name or raw.fleet, size_bytes=raw.zone.size_bytes)
+    workers = raw.workers or usable_cores()
+    return msgspec.structs.replace(raw, secret=tuple(ring), identity_secret=identity, zone=zone, workers=workers)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(path: str) -> tuple[bytes, int]:
+    """The file's bytes and mode; never waits (a FIFO) and never reads without end (a device)."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
+        raise ConfigError(f"cannot be read: {reason}", path=path) from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError("is not a regular file; accepted is a TOML file", path=path)
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigError(f"is larger than {FILE_BYTES_MAX} bytes, the most that is accepted", path=path)
+    return data, status.st_mode
+
+
+def _decode(data: bytes, path: str | None) -> str:
+    if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigError("starts with a byte order mark; accepted is UTF-8 without one", path=path, line=1)
+    if (at := data.find(b"\0")) >= 0:
+        raise ConfigError("holds a NUL byte; accepted is UTF-8 text", path=path, line=data.count(b"\n", 0, at) + 1)
+    try:
+        return data.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"byte 0x{data[error.start]:02x} is not UTF-8; accepted is UTF-8 text", path=path, line=line
+        ) from None
+
+
+def _parse(text: str, path: str | None) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message, line = str(error), None
+        if found := _WHERE.search(message):
+            line = int(found[1]) if found[1] else text.count("\n") + (not text.endswith("\n"))
+            message = message[: found.start()]
+        raise ConfigError(
+            f"not valid TOML: {message[:1].lower()}{message[1:]}{_excerpt(text, line)}", path=path, line=line
+        ) from None
+    except RecursionError:
+        raise ConfigError("lists or tables are nested too deeply", path=path) from None
+    except ValueError as error:  # a number of more digits than Python converts
+        raise ConfigError(f"not valid TOML: {error}", path=path) from None
+
+
+def _excerpt(text: str, line: int | None) -> str:
+    if line is None or not 1 <= line <= len(lines := text.split("\n")):
+        return ""
+    found = lines[line - 1].strip()
+    if not found or "secret" in found or "password" in found or "token" in found:
+        return ""
+    return f"; found {quote(found)}"
+
+
+def _has_literal_secret(text: str) -> bool:
+    table = tomllib.loads(text)
+    entries = [
+        table.get("identity_secret", "env:"),
+        *(lambda s: s if isinstance(s, list) else [s])(table.get("secret", "env:")),
+    ]
+    return any(isinstance(entry, str) and not entry.startswith(("env:", "file:")) for entry in entries)

@@ -1,0 +1,205 @@
+"""What must hold between the keys of a configuration, beyond what each accepts alone (kinds.py).
+
+Pure functions over a built Config; the only thing asked of the machine is whether an address is its own. A rule
+yields the key path it speaks of, so that the reader can name the line.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+
+from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
+from fastroute.config.schema import Config, PoolConfig
+from fastroute.model import parse_address
+
+Path = tuple[str | int, ...]
+Finding = tuple[Path, str]
+
+
+def mistakes(config: Config) -> Iterator[Finding]:
+    """Everything that makes the configuration unusable, in the order in which it is worth mending."""
+    if not config.listeners:
+        message = "no listener is configured; accepted: at least one, such as [listeners.web] with bind and pool"
+        yield ("listeners",), message
+    for name, listener in config.listeners.items():
+        if listener.pool not in config.pools:
+            guess = nearest(listener.pool, list(config.pools))
+            known = f"did you mean {quote(guess)}?" if guess else "defined are: " + (", ".join(config.pools) or "none")
+            yield ("listeners", name, "pool"), f"pool {quote(listener.pool)} is nowhere defined; {known}"
+    for name, pool in config.pools.items():
+        for path, message in _pool_mistakes(pool):
+            yield ("pools", name, *path), message
+    yield from _binds(config)
+    yield from _loops(config)
+    if not config.secret:
+        for name, pool in config.pools.items():
+            if pool.sticky and pool.sticky.on.kind == "insert":
+                message = (
+                    'sticky.on = "insert" signs a cookie, and no secret is configured; '
+                    'set secret = "env:FASTROUTE_SECRET" (at least 32 bytes) at the top of the file'
+                )
+                yield ("pools", name, "sticky"), message
+
+
+def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, server in enumerate(pool.servers):
+        name = server.name or server.address
+        if name in seen:
+            message = f"server name {quote(name)} is that of server {seen[name] + 1} too; accepted: one name per server"
+            yield ("servers", index), message
+        seen.setdefault(name, index)
+    if all(server.weight == 0 for server in pool.servers):
+        yield ("servers",), "all servers have weight 0, none would take a new user; accepted: at least one above 0"
+    if pool.key is not None and pool.policy != "hash":
+        yield ("key",), f'key is used with policy = "hash" only; the policy is {quote(pool.policy)}'
+    if pool.policy == "hash" and pool.affinity_key is None:
+        yield ("policy",), 'policy = "hash" needs a key; accepted: key = "cookie:NAME", "header:NAME" or "client-ip"'
+    if pool.key is not None and pool.sticky is not None and pool.key != pool.sticky.on:
+        message = (
+            f"key = {quote(written(pool.key))} beside sticky.on = {quote(written(pool.sticky.on))} {NOT_YET}; "
+            f"accepted now: one rule for both, or leave key out"
+        )
+        yield ("key",), message
+    if pool.sticky is not None and pool.sticky.cookie.same_site == "None" and pool.sticky.cookie.secure != "always":
+        message = (
+            f'same_site = "None" with secure = {quote(pool.sticky.cookie.secure)}: browsers drop such a cookie; '
+            'accepted: secure = "always" with it'
+        )
+        yield ("sticky", "cookie"), message
+
+
+def _binds(config: Config) -> Iterator[Finding]:
+    """Two listeners, or one twice, on one address."""
+    taken: list[tuple[str, str]] = []
+    for name, listener in config.listeners.items():
+        for index, address in enumerate(listener.bind):
+            for other, where in taken:
+                if _overlap(address, where):
+                    place = ("listeners", name, "bind")
+                    message = (
+                        f"bind {quote(address)} and {quote(where)} of listener {quote(other)} are the same port of one "
+                        "address; accepted: each once"
+                    )
+                    yield (*place, index), message
+            taken.append((name, address))
+
+
+def _overlap(one: str, other: str) -> bool:
+    a, b = parse_address(one), parse_address(other)
+    if isinstance(a, str) or isinstance(b, str):
+        return isinstance(a, str) and isinstance(b, str) and _same_path(a, b)
+    if a[1] != b[1]:
+        return False
+    hosts = {_host(a[0]), _host(b[0])}
+    versions = {":" in host for host in hosts}
+    return len(hosts) == 1 or (len(versions) == 1 and any(host in ("0.0.0.0", "::") for host in hosts))  # noqa: S104
+
+
+def _loops(config: Config) -> Iterator[Finding]:
+    """A server that is one of the listeners: each request would go round until it dies."""
+    binds = [(name, bind) for name, listener in config.listeners.items() for bind in listener.bind]
+    for pool_name, pool in config.pools.items():
+        for index, server in enumerate(pool.servers):
+            for listener_name, bind in binds:
+                if points_to_itself(bind, server.address):
+                    message = (
+                        f"server {quote(server.name or server.address)} at {quote(server.address)} is listener "
+                        f"{quote(listener_name)} ({bind}) itself; accepted: the address of another program"
+                    )
+                    yield ("pools", pool_name, "servers", index, "address"), message
+
+
+def points_to_itself(bind: str, server: str) -> bool:
+    """Would a connection to `server` reach a listener bound to `bind` on this machine?
+
+    Names other than localhost and this machine's own are not looked up: reading a file must not wait for DNS.
+    """
+    listener, target = parse_address(bind), parse_address(server)
+    if isinstance(listener, str) or isinstance(target, str):
+        return isinstance(listener, str) and isinstance(target, str) and _same_path(listener, target)
+    if listener[1] != target[1]:
+        return False
+    here, there = _host(listener[0]), _host(target[0])
+    if here == there:
+        return True
+    if there in ("0.0.0.0", "::"):  # noqa: S104  connect(2) to these reaches the loopback
+        there = "127.0.0.1" if there == "0.0.0.0" else "::1"  # noqa: S104
+    if here in ("0.0.0.0", "::"):  # noqa: S104
+        return (":" in here) == (":" in there) and _is_own(there)
+    return here == there
+
+
+def _host(host: str) -> str:
+    """One spelling per host: literal addresses normalised, this machine's own names as the loopback."""
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        name = host.lower().rstrip(".")
+        return "127.0.0.1" if name in ("localhost", socket.gethostname().lower()) else name
+
+
+def _is_own(host: str) -> bool:
+    """Is the literal address one of this machine's? Only its own can be bound."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if address.is_loopback:
+        return True
+    with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _same_path(one: str, other: str) -> bool:
+    return os.path.normpath(one) == os.path.normpath(other)
+
+
+def warnings(config: Config) -> Iterator[Finding]:
+    """What works, but probably not as meant."""
+    sticky = [pool for pool in config.pools.values() if pool.sticky]
+    if sticky and config.identity_secret is None:
+        message = (
+            "identity_secret is not set: the fingerprints of session ids are derived from the fleet's name, and who "
+            'knows that can compute them; set identity_secret = "env:NAME" (the same on all replicas, never rotated)'
+        )
+        yield (), message
+    used = {listener.pool for listener in config.listeners.values()}
+    for name, pool in config.pools.items():
+        if name not in used:
+            yield ("pools", name), f"pool {quote(name)} is used by no listener"
+        seen: dict[str, str] = {}
+        for index, server in enumerate(pool.servers):
+            if server.address in seen:
+                message = f"address {quote(server.address)} is that of server {quote(seen[server.address])} too"
+                yield ("pools", name, "servers", index), message
+            seen.setdefault(server.address, server.name or server.address)
+        if all(server.backup for server in pool.servers):
+            yield ("pools", name, "servers"), "all servers are backups: they are used as if none were"
+    if config.store is not None and not sticky:
+        yield ("store",), "a store is configured, and no pool is sticky: nothing will be kept in it"
+    for name, listener in config.listeners.items():
+        limits = listener.limits
+        if limits.request_line_bytes > limits.head_bytes:
+            message = (
+                f"request_line_bytes = {limits.request_line_bytes} is more than head_bytes = {limits.head_bytes}, "
+                "which bounds it"
+            )
+            yield ("listeners", name, "limits"), message
+
+
+def known_servers(config: Config) -> str:
+    """One line for people: what would run."""
+    parts = [
+        f"{name} on {either(list(listener.bind))} to pool {listener.pool} "
+        f"({len(config.pools[listener.pool].servers)} servers)"
+        for name, listener in config.listeners.items()
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,304 @@
+"""The configuration as the program reads it: one frozen struct per section of the file, every key with its default.
+
+It is not the reader (load.py) and knows no file. Rules of this file:
+- Attributes carry their unit (`ttl_s`, `head_bytes`); keys of the file do not (`ttl`), and are given by `name=` where
+  the two differ. Sources of defaults stand beside them.
+- Every key of the grammar is here, with what it accepts (kinds.py). Keys of later versions are marked Later: they are
+  refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from fastroute.config.kinds import (
+    Address,
+    Choice,
+    Domain,
+    Duration,
+    Flag,
+    Later,
+    ListOf,
+    Name,
+    Named,
+    Network,
+    Number,
+    Rule,
+    SecretText,
+    Section,
+    Size,
+    Text,
+    Token,
+    Whole,
+    Workers,
+)
+from fastroute.model import WEIGHT_MAX, Server
+from fastroute.routing.keys import KeyRule
+
+__all__ = [
+    "AccessLogConfig",
+    "AdminConfig",
+    "CacheConfig",
+    "Config",
+    "CookieConfig",
+    "KeyRule",
+    "ListenerConfig",
+    "ListenerLimits",
+    "ListenerTimeouts",
+    "PoolConfig",
+    "PoolLimits",
+    "PoolTimeouts",
+    "RetryConfig",
+    "Secret",
+    "ServerConfig",
+    "SlowStartConfig",
+    "StickyConfig",
+    "StoreConfig",
+    "ZoneConfig",
+]
+
+named = msgspec.field
+
+
+class Secret(bytes):
+    """A resolved secret: bytes that do not show themselves in logs, errors or repr."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    __str__ = __repr__
+
+
+class ZoneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """zone: the memory that the workers of one machine share."""
+
+    name: Annotated[str, Name()] = ""
+    """"" until loaded; then the fleet's name unless the file gives one."""
+    size_bytes: Annotated[int, Size(1 << 20, 1 << 40)] = named(default=64 << 20, name="size")
+
+
+class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[store]: the memcached nodes that the fleet agrees through."""
+
+    memcached: Annotated[tuple[str, ...], ListOf(Address(), minimum=1)]
+    copies: Annotated[int, Later((1,)), Whole(1, 8)] = 1
+    timeout_s: Annotated[float, Duration()] = named(default=0.05, name="timeout")
+    near_ttl_s: Annotated[float, Duration(0)] = named(default=2.0, name="near_ttl")
+    watch: Annotated[bool, Later((False,)), Flag()] = False
+    tls: Annotated[Any, Later((False,)), Flag()] = False
+    username: Annotated[str, Later(("",)), Text()] = ""
+    password: Annotated[str, Later(("",)), SecretText()] = ""
+
+
+class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[listeners.NAME.limits]; 0 = no limit where 0 is accepted."""
+
+    request_line_bytes: Annotated[int, Size(256, 1 << 20)] = 8192
+    """nginx: large_client_header_buffers 4 8k bounds the request line at 8k."""
+    head_bytes: Annotated[int, Size(1024, 1 << 20)] = 32768
+    """nginx: the same four buffers make 32k."""
+    fields: Annotated[int, Whole(8, 256)] = 100
+    """Apache: LimitRequestFields 100. The most is FR_FIELDS_CAPACITY of ext/fr_http.h."""
+    method_bytes: Annotated[int, Size(7, 256)] = 64
+    body_bytes: Annotated[int, Size()] = 10 << 20
+    connections: Annotated[int, Whole(0, 10_000_000)] = 10000
+    connections_per_client: Annotated[int, Whole(0, 10_000_000)] = 256
+    requests_per_connection: Annotated[int, Whole(0, 1_000_000_000)] = 1000
+    """nginx: keepalive_requests 1000."""
+
+
+class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[listeners.NAME.timeouts]"""
+
+    head_s: Annotated[float, Duration()] = named(default=10.0, name="head")
+    """From the first byte to the whole head."""
+    body_s: Annotated[float, Duration()] = named(default=30.0, name="body")
+    """Between two reads."""
+    idle_s: Annotated[float, Duration()] = named(default=60.0, name="idle")
+    tunnel_idle_s: Annotated[float, Later(), Duration()] = named(default=3600.0, name="tunnel_idle")
+    drain_s: Annotated[float, Duration(0)] = named(default=30.0, name="drain")
+
+
+class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[listeners.NAME]: where clients connect."""
+
+    bind: Annotated[tuple[str, ...], ListOf(Address(), single=True, minimum=1, maximum=64)]
+    protocol: Annotated[str, Choice(("http",), later=("tcp",))] = "http"
+    pool: Annotated[str, Name()]
+    routes: Annotated[tuple[Any, ...], Later(([],)), ListOf(Text())] = ()
+    trusted_proxies: Annotated[tuple[str, ...], ListOf(Network())] = ()
+    proxy_protocol: Annotated[bool, Later((False,)), Flag()] = False
+    tls: Annotated[Any, Later(), Text()] = None
+    limits: Annotated[ListenerLimits, Section(ListenerLimits)] = ListenerLimits()
+    timeouts: Annotated[ListenerTimeouts, Section(ListenerTimeouts)] = ListenerTimeouts()
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[pools.NAME.servers]] as written; becomes a Server."""
+
+    address: Annotated[str, Address()]
+    name: Annotated[str | None, Name()] = None
+    weight: Annotated[int, Whole(0, WEIGHT_MAX)] = 1
+    backup: Annotated[bool, Flag()] = False
+    max_connections: Annotated[int, Later((0,)), Whole(0, 10_000_000)] = 0
+
+    def server(self) -> Server:
+        """The immutable value that pools take."""
+        return Server(self.address, name=self.name, weight=self.weight, backup=self.backup)
+
+
+class CookieConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """cookie = { ... } of [pools.NAME.sticky]: the balancer's own cookie."""
+
+    name: Annotated[str, Token()] = "fastroute"
+    domain: Annotated[str, Domain()] = ""
+    same_site: Annotated[str, Choice(("Lax", "Strict", "None"))] = "Lax"
+    secure: Annotated[str, Choice(("auto", "always", "never"))] = "auto"
+    """auto: Secure when the client came over TLS."""
+
+
+class StickyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.sticky]: what binds a user to a server."""
+
+    on: Annotated[KeyRule, Rule()] = KeyRule("insert")
+    ttl_s: Annotated[float, Duration(1)] = named(default=1800.0, name="ttl")
+    """Idle time after which a binding ends; memcached counts whole seconds."""
+    max_lifetime_s: Annotated[float, Later((0,)), Duration(0)] = named(default=0.0, name="max_lifetime")
+    on_failure: Annotated[str, Choice(("move",), later=("fail",))] = "move"
+    cookie: Annotated[CookieConfig, Section(CookieConfig)] = CookieConfig()
+    hint_cookie: Annotated[bool, Later((False,)), Flag()] = False
+
+
+class PoolTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.timeouts]"""
+
+    connect_s: Annotated[float, Duration()] = named(default=2.0, name="connect")
+    response_s: Annotated[float, Duration()] = named(default=30.0, name="response")
+    """To the first byte of the answer."""
+    idle_s: Annotated[float, Duration()] = named(default=60.0, name="idle")
+
+
+class PoolLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.limits]"""
+
+    response_head_bytes: Annotated[int, Size(1024, 1 << 20)] = 32768
+    pending: Annotated[int, Whole(0, 1_000_000)] = 1024
+    """Envoy: max_pending_requests 1024."""
+    pending_time_s: Annotated[float, Duration()] = named(default=1.0, name="pending_time")
+
+
+class RetryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.retry]"""
+
+    attempts: Annotated[int, Whole(0, 10)] = 1
+    """Beyond the first. SRE book: at most 3 attempts per request."""
+    budget_ratio: Annotated[float, Later(), Number(0, 1)] = named(default=0.2, name="budget")
+    """Envoy: retry_budget 20 % of active requests, at least 3."""
+
+
+class SlowStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.slow_start]"""
+
+    window_s: Annotated[float, Later((0,)), Duration(0)] = named(default=0.0, name="window")
+    aggression: Annotated[float, Number(0.01, 100)] = 1.0
+    min_weight_ratio: Annotated[float, Number(0, 1)] = named(default=0.1, name="min_weight")
+
+
+class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME]: servers with one policy."""
+
+    policy: Annotated[
+        str,
+        Choice(("round-robin", "random", "hash"), later=("least-connections", "two-choices", "peak-ewma", "prequal")),
+    ] = "round-robin"
+    ring: Annotated[
+        str,
+        Choice(
+            ("table",),
+            later=(
+                "maglev",
+                "rendezvous",
+                "jump",
+                "ketama",
+                "ketama-spy",
+                "libketama",
+                "nginx",
+                "envoy-ring",
+                "haproxy",
+                "haproxy-map",
+                "uhashring",
+            ),
+        ),
+    ] = "table"
+    slots: Annotated[int, Whole(1024, 1 << 24)] = 131072
+    key: Annotated[KeyRule | None, Rule(insert=False)] = None
+    max_load: Annotated[float, Later((0,)), Number(0, 100)] = 0.0
+    charge_sticky: Annotated[bool, Later((False,)), Flag()] = False
+    servers: Annotated[tuple[ServerConfig, ...], ListOf(Section(ServerConfig), minimum=1, maximum=65_000)]
+    """A slot is 16 bits, FR_NO_SLOT left out (ext/fr_base.h)."""
+    sticky: Annotated[StickyConfig | None, Section(StickyConfig)] = None
+    timeouts: Annotated[PoolTimeouts, Section(PoolTimeouts)] = PoolTimeouts()
+    limits: Annotated[PoolLimits, Section(PoolLimits)] = PoolLimits()
+    retry: Annotated[RetryConfig, Section(RetryConfig)] = RetryConfig()
+    health: Annotated[Any, Later(), Text()] = None
+    outlier: Annotated[Any, Later(), Text()] = None
+    slow_start: Annotated[SlowStartConfig, Section(SlowStartConfig)] = SlowStartConfig()
+
+    @property
+    def affinity_key(self) -> KeyRule | None:
+        """The rule for a request's key: what sticks, else what is hashed; None where neither is configured."""
+        return self.sticky.on if self.sticky else self.key
+
+    def server_list(self) -> list[Server]:
+        """The servers as pools take them."""
+        return [server.server() for server in self.servers]
+
+
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[cache]: the HTTP response cache."""
+
+    enabled: Annotated[bool, Later((False,)), Flag()] = False
+    memcached: Annotated[tuple[str, ...], ListOf(Address())] = ()
+    near_bytes: Annotated[int, Size()] = 64 << 20
+    max_object_bytes: Annotated[int, Size()] = 8 << 20
+
+
+class AdminConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[admin]: its own listener."""
+
+    bind: Annotated[str, Address()] = "127.0.0.1:9900"
+    token: Annotated[str, SecretText()] = ""
+
+
+class AccessLogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[access_log]"""
+
+    format: Annotated[str, Choice(("off",), later=("combined", "json"))] = "off"
+    path: Annotated[str, Text()] = "-"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file.
+
+    `secret` and `identity_secret` are resolved when loaded; `workers` is 1 or more ("auto" is replaced by the number
+    of usable cores).
+    """
+
+    secret: Annotated[tuple[Secret, ...], ListOf(SecretText(), single=True, maximum=16)] = ()
+    """The key ring: the first signs, all verify. Empty where nothing is signed."""
+    identity_secret: Annotated[Secret | None, SecretText()] = None
+    """None: derived from the fleet's name."""
+    fleet: Annotated[str, Name()] = "fr"
+    workers: Annotated[int, Workers()] = 1
+    zone: Annotated[ZoneConfig, Section(ZoneConfig)] = ZoneConfig()
+    debug_headers: Annotated[bool, Flag()] = False
+    store: Annotated[StoreConfig | None, Section(StoreConfig)] = None
+    listeners: Annotated[dict[str, ListenerConfig], Named(ListenerConfig, "listener")] = {}
+    pools: Annotated[dict[str, PoolConfig], Named(PoolConfig, "pool")] = {}
+    cache: Annotated[CacheConfig, Section(CacheConfig)] = CacheConfig()
+    admin: Annotated[AdminConfig | None, Later(), Section(AdminConfig)] = None
+    access_log: Annotated[AccessLogConfig, Section(AccessLogConfig)] = AccessLogConfig()
