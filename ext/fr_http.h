@@ -16,7 +16,8 @@ enum {
     FR_FIELD_COOKIE, FR_FIELD_SET_COOKIE, FR_FIELD_EXPECT, FR_FIELD_UPGRADE, FR_FIELD_KEEP_ALIVE,
     FR_FIELD_PROXY_CONNECTION, FR_FIELD_TE, FR_FIELD_TRAILER, FR_FIELD_VIA, FR_FIELD_X_FORWARDED_FOR,
     FR_FIELD_X_FORWARDED_PROTO, FR_FIELD_X_FORWARDED_HOST, FR_FIELD_FORWARDED, FR_FIELD_DATE, FR_FIELD_HTTP2_SETTINGS,
-    FR_FIELD_PROXY_AUTHENTICATE, FR_FIELD_PROXY_AUTHORIZATION, FR_FIELD_X_FASTROUTE
+    FR_FIELD_PROXY_AUTHENTICATE, FR_FIELD_PROXY_AUTHORIZATION, FR_FIELD_X_FASTROUTE, /* any name that begins so */
+    FR_FIELD_X_REAL_IP, FR_FIELD_MAX_FORWARDS, FR_FIELD_CONTENT_TYPE
 };
 
 /* Field flags. */
@@ -44,7 +45,8 @@ typedef struct {
     uint32_t head_size;                 /* bytes of the whole head, leading empty lines and the empty line included */
     uint32_t method_at, method_size;    /* requests */
     uint32_t target_at, target_size;    /* as received */
-    uint32_t path_at, path_size;        /* origin-form to forward: of an absolute-form target the part from its path on (size 0 there: "/") */
+    uint32_t path_at, path_size;        /* origin-form to forward: of an absolute-form target the part from its path on;
+                                           size 0: send "/" ("*" if OPTIONS); first byte '?': send "/" before it */
     uint32_t authority_at, authority_size; /* effective Host: the absolute-form authority, else the Host field; size 0: none */
     uint32_t reason_at, reason_size;    /* responses */
     uint16_t status;                    /* responses: 100..999 */
@@ -53,8 +55,8 @@ typedef struct {
     uint8_t minor;                      /* HTTP/1.minor */
     uint8_t body;                       /* FR_BODY_*: framing of this message (responses: as if to a GET; the relay knows HEAD) */
     uint8_t keep_alive;                 /* the sender keeps the connection: version and Connection field together */
-    uint8_t expect_continue;
-    uint8_t upgrade;                    /* Connection: upgrade and a well-formed Upgrade field are both there */
+    uint8_t expect_continue;            /* the client waits for 100 before it sends the body (never set without a body) */
+    uint8_t upgrade;                    /* Connection: upgrade and one well-formed Upgrade field without h2c are both there */
     uint64_t content_length;            /* with FR_BODY_LENGTH */
     fr_field fields[FR_FIELDS_CAPACITY];
 } fr_head;

@@ -71,6 +71,9 @@ cdef extern from "fr_http.h" nogil:
     enum: FR_FIELD_PROXY_AUTHENTICATE
     enum: FR_FIELD_PROXY_AUTHORIZATION
     enum: FR_FIELD_X_FASTROUTE
+    enum: FR_FIELD_X_REAL_IP
+    enum: FR_FIELD_MAX_FORWARDS
+    enum: FR_FIELD_CONTENT_TYPE
     enum: FR_METHOD_OTHER
     enum: FR_METHOD_GET
     enum: FR_METHOD_HEAD
@@ -82,12 +85,15 @@ cdef extern from "fr_http.h" nogil:
     enum: FR_METHOD_CONNECT
     enum: FR_METHOD_PATCH
 
-# Scan a request head in data[0:size]. `searched` is how far an earlier call with the same bytes got (0 at first) and is
-# set to where to go on, so that a head in N pieces costs O(size), not O(N x size). Returns a verdict of fr_http.h.
+# Scan a request head in data[0:size]. `searched` is what an earlier call with the same first bytes learned (0 at first,
+# else opaque: position, line and counts packed), so that a head in N pieces costs O(size), not O(N x size). A verdict
+# does not depend on where the pieces end. *head holds nothing between calls and is valid only after FR_SCAN_DONE.
+# A limit of 0 is no limit (fields: FR_FIELDS_CAPACITY; head: 16 MiB). Returns a verdict of fr_http.h.
 cdef int fr_scan_request(const uint8_t *data, size_t size, size_t *searched, const fr_head_limits *limits, fr_head *head) noexcept nogil
 cdef int fr_scan_response(const uint8_t *data, size_t size, size_t *searched, const fr_head_limits *limits, fr_head *head) noexcept nogil
 # Decode chunked framing: reads data[0:size] from *at on, up to one run of body bytes. Returns
 #   1 a run: run_at, run_size are set (may repeat);  0 more bytes are needed;  2 the body ended (*at is behind it);  <0 refused.
+# A zeroed state begins a body. Chunk extensions and trailer fields are checked and dropped. The caller limits the body.
 cdef int fr_chunked_next(fr_chunked *state, const uint8_t *data, size_t size, size_t *at, size_t *run_at, size_t *run_size) noexcept nogil
 # Value of cookie `name` in the Cookie fields, first found in order; -1: none, else its size and *value_at.
 cdef Py_ssize_t fr_cookie_value(const uint8_t *data, const fr_head *head, const uint8_t *name, size_t name_size, size_t *value_at) noexcept nogil
