@@ -1,23 +1,88 @@
 # pool: a named set of servers with one policy. Control plane calls swap an immutable snapshot; a pick reads one.
 # A server keeps its slot as long as its name stays in the pool; states and counters are kept by slot.
 # All calls hold the GIL.
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastroute._core.base cimport fr_clock
+from fastroute._core.ring_table cimport TableRing
+from fastroute._core.selection cimport Selection
+from fastroute._core.server_table cimport ServerTable
+
+cdef extern from "fr_rand.h" nogil:
+    ctypedef struct fr_xoshiro:
+        uint64_t s[4]
+
+cdef extern from "fr_policy_round_robin.h" nogil:
+    ctypedef struct fr_round_robin:
+        uint32_t count
+        uint32_t period
+
+cdef extern from "fr_policy_random.h" nogil:
+    ctypedef struct fr_random:
+        uint32_t count
 
 cdef class Pool:
     cdef readonly str name
-    # ... (private state follows; owner: pool.pyx)
+    # Read by every pick:
+    cdef int _policy                        # POLICY_*
+    cdef uint64_t _seed                     # of the keys' hash
+    cdef const uint16_t *_first             # first choices of _ring; NULL: no server, or no ring was needed yet
+    cdef uint64_t _cells
+    cdef const uint8_t *_unbound            # the server table's arrays
+    cdef PyObject **_objects
+    cdef uint64_t *_cursor                  # round robin's, private or the zone's
+    cdef fr_round_robin _round_robin
+    cdef fr_random _random
+    cdef fr_xoshiro _xoshiro
+    # Kept for the rest:
+    cdef uint64_t _own_cursor
+    cdef fr_clock _clock
+    cdef object _zone
+    cdef readonly str fleet
+    cdef readonly str policy
+    cdef readonly str ring
+    cdef readonly uint64_t slots
+    cdef object _lock                       # one control-plane call at a time
+    cdef ServerTable _table
+    cdef tuple _servers                     # sorted by name
+    cdef dict _states                       # name -> FR_*
+    cdef readonly int ready_count
+    cdef bint _wants_ring                   # the policy needs it, or a fallback did
+    cdef TableRing _ring                    # the ring in force: of the main servers, or of the backups
+    cdef TableRing _main_ring
+    cdef TableRing _backup_ring
+    cdef tuple _main_inputs                 # what they were built from: ((key, weight, slot), ...)
+    cdef tuple _backup_inputs
+    cdef TableRing _overlay                 # over the ready servers, for cells none of whose choices is ready; or None
+    cdef object __weakref__
 
     # Slot of the policy's pick for an unbound request; -1 when no server can take it. key may be NULL (size 0).
     cdef int pick(self, const uint8_t *key, Py_ssize_t size) noexcept
     # Like pick, but not one of the tried slots; -1 when no other is left.
     cdef int pick_other(self, const uint8_t *key, Py_ssize_t size, const uint16_t *tried, int tried_count) noexcept
     # Deterministic answer of the `table` ring over ready servers, alike on every replica, whatever the policy; -1: none.
+    # The first call builds the ring (control-plane work: see prepare_fallback).
     cdef int fallback(self, const uint8_t *key, Py_ssize_t size) noexcept
-    # May a bound request go there? (ready or draining)        May an unbound one? (ready)
+    # May a bound request go there? (ready or draining)        May an unbound one? (ready, weight > 0, backup's turn)
     cdef bint takes_bound(self, int slot) noexcept
     cdef bint takes_unbound(self, int slot) noexcept
-    # Borrowed reference to the Server in a slot, NULL when the slot is empty.
+    # The Server in a slot, None when the slot is empty.
     cdef object server_in(self, int slot)
+    # Slot of a name, -1 when it is not in the pool.
+    cdef int slot_of_name(self, str name) noexcept
     # Count a request in and out: in_flight, totals, failures, latency (0 = not measured).
     cdef void begin(self, int slot) noexcept
     cdef void end(self, int slot, bint failed, uint64_t latency_ns) noexcept
+
+    cdef int _pick_hash(self, uint64_t hash) noexcept
+    cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
+    cdef int _pick_object(self, object key) except -2
+    cdef object _none_available(self)
+    cdef int _swap(self, tuple servers, dict states) except -1
+    cdef int _point(self) except -1
+
+cdef class PoolRequest(Selection):
+    cdef uint64_t _began_ns
+    cdef bint _entered
+    cdef bint _failed

@@ -1,0 +1,695 @@
+"""pool: a named set of servers with one policy: who takes the next request.
+
+Not here: stickiness (router, affinity), health (it calls set_state), I/O. The parts: server_table (slots, states,
+counters), ring_table (`hash`, and the fallback of every policy), fr_policy_*.h (one policy each).
+
+Rules. The control plane (update, set_state, set_weight) computes everything anew from (servers, states) in `_swap`, under
+the pool's lock, and puts it in force at the end in one stretch that no other holder of the GIL can see half done; what
+raises before has changed nothing. The data plane (select, pick and the other noexcept calls) reads, allocates nothing
+but its result, and holds the GIL, which is shorter than releasing it.
+Eligible = ready, weight above zero, and no backup unless no other server is eligible.
+"""
+
+import os
+import threading
+from collections import namedtuple
+
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.unicode cimport PyUnicode_CheckExact
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from fastroute._core.base cimport FR_DRAINING, FR_NO_SLOT, FR_READY, fr_mulhi64
+from fastroute._core.hashes cimport fr_xxh64
+from fastroute._core.ring_table cimport TableRing
+from fastroute._core.selection cimport Selection
+from fastroute._core.server_table cimport ServerTable, fr_counters_begin, fr_counters_end, fr_precise_ns
+
+from fastroute._core.ring_table import CELLS_MAX, CELLS_MIN
+from fastroute._core.server_table import SERVERS_MAX
+from fastroute.errors import NoServerAvailable, UsageError
+from fastroute.model import STATES, Server, check_name, check_weight
+
+
+cdef extern from "fr_key.h":
+    enum: FR_KEY_OK
+    enum: FR_KEY_NONE
+    enum: FR_KEY_SURROGATE
+    int fr_key_bytes(object key, const uint8_t **data, Py_ssize_t *size) noexcept
+    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
+    void *PyUnicode_DATA(object text) noexcept
+
+cdef extern from "fr_rand.h" nogil:
+    void fr_xoshiro_seed(fr_xoshiro *state, uint64_t seed) noexcept
+
+cdef extern from "fr_policy_round_robin.h" nogil:
+    int fr_round_robin_init(fr_round_robin *rr, const uint16_t *slots, const uint32_t *weights, uint32_t count) noexcept
+    void fr_round_robin_free(fr_round_robin *rr) noexcept
+    uint16_t fr_round_robin_next(fr_round_robin *rr, uint64_t *cursor) noexcept
+    uint32_t fr_round_robin_length(const fr_round_robin *rr) noexcept
+    uint16_t fr_round_robin_peek(const fr_round_robin *rr, const uint64_t *cursor, uint32_t ahead) noexcept
+
+cdef extern from "fr_policy_random.h" nogil:
+    int fr_random_init(fr_random *random, const uint16_t *slots, const uint32_t *weights, uint32_t count) noexcept
+    void fr_random_free(fr_random *random) noexcept
+    uint16_t fr_random_next(const fr_random *random, fr_xoshiro *state) noexcept
+
+cdef enum:
+    POLICY_ROUND_ROBIN = 0
+    POLICY_RANDOM = 1
+    POLICY_HASH = 2
+
+POLICIES = ("round-robin", "random", "hash")
+POLICIES_PLANNED = ("least-connections", "two-choices", "peak-ewma", "prequal")
+RINGS = ("table",)
+RINGS_PLANNED = (
+    "maglev", "rendezvous", "jump", "ketama", "ketama-spy", "libketama", "nginx", "envoy-ring", "haproxy", "haproxy-map",
+    "uhashring",
+)
+
+OVERLAY_DOWN_MIN = 3
+"""With fewer servers out every cell still lists a ready one (a cell lists three)."""
+
+PoolStatistics = namedtuple("PoolStatistics", "name policy ring ready_count servers")
+PoolStatistics.__doc__ = "A moment's copy of a pool: `servers` holds a ServerStatistics each, in the order of the names."
+
+
+def _choice(kind, value, known, planned):
+    if value in known:
+        return value
+    later = f"; planned, not built yet: {', '.join(planned)}"
+    what = "is planned, not built yet" if value in planned else "is unknown"
+    raise UsageError(f"{kind} {value!r} {what}; accepted: {', '.join(known)}{later}")
+
+
+cdef _bad_key(object key, int verdict):
+    if verdict == FR_KEY_SURROGATE:
+        return UsageError("key: a str with a lone surrogate has no UTF-8; accepted are other str, bytes and None")
+    return UsageError(f"key: found {type(key).__name__}; accepted are str (hashed as UTF-8), bytes and None")
+
+
+def _check_servers(servers):
+    """The servers sorted by name; raises UsageError for anything a pool cannot hold."""
+    if isinstance(servers, (str, bytes, Server)):
+        raise UsageError(f"servers: found {type(servers).__name__}; accepted is a sequence of Server")
+    rows = list(servers)
+    for server in rows:
+        if not isinstance(server, Server):
+            raise UsageError(f"servers: found {type(server).__name__}; accepted are Server objects")
+    if len(rows) > SERVERS_MAX:
+        raise UsageError(f"{len(rows)} servers: a pool holds at most {SERVERS_MAX}")
+    rows.sort(key=lambda server: server.name)
+    for left, right in zip(rows, rows[1:]):
+        if left.name == right.name:
+            raise UsageError(f"server name {left.name!r} is there twice; the name is the server's identity")
+    keys = {}
+    for server in rows:
+        other = keys.setdefault(server.hash_key or server.name, server)
+        if other is not server:
+            raise UsageError(f"servers {other.name!r} and {server.name!r} have the same hash_key; each needs its own")
+    return tuple(rows)
+
+
+cdef TableRing _build_ring(tuple inputs, uint64_t cells, object only=None):
+    return TableRing([row[0] for row in inputs], [row[1] for row in inputs], [row[2] for row in inputs],
+                     cells=cells, only=only)
+
+
+cdef class Pool:
+    """A named set of servers with one policy.
+
+    Args:
+        name: 1-64 characters of A-Za-z0-9._:-
+        servers: Server objects, names all different, in any order; may be empty.
+        policy: "round-robin" (nginx's smooth weighted sequence), "random", "hash".
+        ring: "table"; what `hash` picks from. Other policies use it as the deterministic fallback alone.
+        slots: cells of the table ring, 16..2**24; fixed for the pool, alike on every replica.
+        max_load: None or 0 (bounded load is planned).
+        seed: of the keys' hash, and of `random` (0: seeded by the system), 0..2**64-1.
+        zone: an object with cursor_address(fleet, pool): its workers continue one round-robin sequence. None: private.
+        fleet: the fleet's name, for the zone.
+
+    Raises:
+        UsageError: an argument outside these ranges.
+
+    Notes: not a Python-level hot path: select() is one compiled call. Calls are safe from several threads under the GIL.
+    """
+
+    def __cinit__(self):
+        self._cursor = &self._own_cursor
+
+    def __init__(self, name, servers, *, policy="round-robin", ring="table", slots=131072, max_load=None, seed=0,
+                 zone=None, fleet="fr"):
+        cdef size_t address
+        if self._table is not None:
+            raise UsageError("a Pool is set up once; use update()")
+        check_name("pool", name)
+        check_name("fleet", fleet)
+        _choice("policy", policy, POLICIES, POLICIES_PLANNED)
+        _choice("ring", ring, RINGS, RINGS_PLANNED)
+        if not isinstance(slots, int) or isinstance(slots, bool) or not CELLS_MIN <= slots <= CELLS_MAX:
+            raise UsageError(f"slots {slots!r}: accepted are whole numbers from {CELLS_MIN} to {CELLS_MAX}")
+        if max_load is not None and (isinstance(max_load, bool) or not isinstance(max_load, (int, float)) or max_load != 0):
+            raise UsageError(f"max_load {max_load!r}: bounded load is planned, not built yet; accepted are None and 0")
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
+            raise UsageError(f"seed {seed!r}: accepted are whole numbers from 0 to 2**64-1")
+        rows = _check_servers(servers)
+        if zone is not None:
+            address = zone.cursor_address(fleet, name)
+            self._cursor = <uint64_t *>address
+        self.name, self.fleet, self.policy, self.ring, self._zone = name, fleet, policy, ring, zone
+        self.slots, self._seed = slots, seed
+        self._policy = POLICIES.index(policy)
+        self._wants_ring = self._policy == POLICY_HASH
+        fr_xoshiro_seed(&self._xoshiro, seed if seed else int.from_bytes(os.urandom(8), "little"))
+        self._lock = threading.RLock()
+        self._servers, self._states = (), {}
+        self._table = ServerTable()
+        with self._lock:
+            self._swap(rows, {server.name: FR_READY for server in rows})
+
+    def __dealloc__(self):
+        fr_round_robin_free(&self._round_robin)
+        fr_random_free(&self._random)
+
+    # ---- data plane ----
+
+    def select(self, key=None):
+        """The server that takes the next request.
+
+        Args:
+            key: str (hashed as UTF-8), bytes, or None; `hash` picks by it (None or empty: round robin decides), the
+                other policies only check its type.
+
+        Raises:
+            NoServerAvailable: no server is eligible.
+            UsageError: a key of another type, or a str with a lone surrogate.
+
+        Notes: O(1); holds the GIL; allocates nothing.
+        """
+        cdef uint16_t slot
+        cdef Py_ssize_t size
+        cdef int found
+        if self._first != NULL and self._policy == POLICY_HASH and PyUnicode_CheckExact(key) and PyUnicode_IS_COMPACT_ASCII(key):
+            size = PyUnicode_GET_LENGTH(key)
+            if size:
+                slot = self._first[fr_mulhi64(fr_xxh64(PyUnicode_DATA(key), <size_t>size, self._seed), self._cells)]
+                if self._unbound[slot]:
+                    return <object>self._objects[slot]
+        found = self._pick_object(key)
+        if found < 0:
+            raise self._none_available()
+        return <object>self._objects[found]
+
+    cdef int _pick_object(self, object key) except -2:
+        cdef const uint8_t *data
+        cdef Py_ssize_t size
+        cdef int verdict = fr_key_bytes(key, &data, &size)
+        if verdict > FR_KEY_NONE:
+            raise _bad_key(key, verdict)
+        return self.pick(data, size)
+
+    cdef int pick(self, const uint8_t *key, Py_ssize_t size) noexcept:
+        if self._policy == POLICY_HASH and size > 0:
+            return self._pick_hash(fr_xxh64(key, <size_t>size, self._seed))
+        if self._round_robin.count == 0:
+            return -1
+        if self._policy == POLICY_RANDOM:
+            return fr_random_next(&self._random, &self._xoshiro)
+        return fr_round_robin_next(&self._round_robin, self._cursor)
+
+    cdef int _pick_hash(self, uint64_t hash) noexcept:
+        cdef uint16_t slot
+        if self._first == NULL:
+            return -1
+        slot = self._first[fr_mulhi64(hash, self._cells)]
+        if self._unbound[slot]:
+            return slot
+        return self._pick_ranked(hash, NULL, 0)
+
+    cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
+        # First eligible choice that was not tried: the cell's three, the overlay's three, then by score.
+        cdef uint64_t cell
+        cdef uint16_t listed[6]
+        cdef int i, k, count = 3
+        if self._first == NULL:
+            return -1
+        cell = fr_mulhi64(hash, self._cells)
+        listed[0], listed[1], listed[2] = self._ring.first[cell], self._ring.second[cell], self._ring.third[cell]
+        if self._overlay is not None:
+            listed[3], listed[4], listed[5] = self._overlay.first[cell], self._overlay.second[cell], self._overlay.third[cell]
+            count = 6
+        for i in range(count):
+            if listed[i] == FR_NO_SLOT or not self._unbound[listed[i]]:
+                continue
+            for k in range(tried_count):
+                if tried[k] == listed[i]:
+                    break
+            else:
+                return listed[i]
+        listed[0] = self._ring.scored(cell, self._unbound, tried, tried_count)
+        return -1 if listed[0] == FR_NO_SLOT else listed[0]
+
+    cdef int pick_other(self, const uint8_t *key, Py_ssize_t size, const uint16_t *tried, int tried_count) noexcept:
+        cdef uint32_t ahead
+        cdef int k, slot
+        if self._policy == POLICY_HASH and size > 0:
+            return self._pick_ranked(fr_xxh64(key, <size_t>size, self._seed), tried, tried_count)
+        slot = self.pick(key, size)
+        if slot < 0:
+            return -1
+        for ahead in range(fr_round_robin_length(&self._round_robin) + 1):
+            for k in range(tried_count):
+                if tried[k] == slot:
+                    break
+            else:
+                return slot
+            slot = fr_round_robin_peek(&self._round_robin, self._cursor, ahead)
+        return -1
+
+    cdef int fallback(self, const uint8_t *key, Py_ssize_t size) noexcept:
+        if not self._wants_ring:
+            try:
+                self.prepare_fallback()
+            except Exception:
+                return -1
+        return self._pick_hash(fr_xxh64(key, <size_t>size, self._seed))
+
+    cdef bint takes_bound(self, int slot) noexcept:
+        return 0 <= slot < self._table.capacity and self._table.bound[slot]
+
+    cdef bint takes_unbound(self, int slot) noexcept:
+        return 0 <= slot < self._table.capacity and self._table.unbound[slot]
+
+    cdef object server_in(self, int slot):
+        if 0 <= slot < self._table.capacity and self._objects[slot] != NULL:
+            return <object>self._objects[slot]
+        return None
+
+    cdef int slot_of_name(self, str name) noexcept:
+        slot = self._table.slot_of.get(name)
+        return -1 if slot is None else slot
+
+    cdef void begin(self, int slot) noexcept:
+        if 0 <= slot < self._table.capacity:
+            fr_counters_begin(&self._table.counters[slot])
+
+    cdef void end(self, int slot, bint failed, uint64_t latency_ns) noexcept:
+        if 0 <= slot < self._table.capacity:
+            fr_counters_end(&self._table.counters[slot], failed, latency_ns)
+
+    # ---- several at once, and what tools ask ----
+
+    def select_many(self, keys):
+        """One select() per key: a list of servers in the order of the keys.
+
+        Args:
+            keys: a sequence or iterable of what select() takes (not a str or bytes itself).
+
+        Raises:
+            NoServerAvailable, UsageError: as select() does, for the first key that cannot be served.
+        """
+        cdef Py_ssize_t i, count, size
+        cdef const uint8_t *data
+        cdef int slot, verdict
+        cdef list made
+        if isinstance(keys, (str, bytes)):
+            raise UsageError(f"keys: found {type(keys).__name__}; accepted is a sequence of keys")
+        cdef tuple given = tuple(keys)
+        count = len(given)
+        made = PyList_New(count)
+        for i in range(count):
+            key = given[i]
+            verdict = fr_key_bytes(key, &data, &size)
+            if verdict > FR_KEY_NONE:
+                raise _bad_key(key, verdict)
+            slot = self.pick(data, size)
+            if slot < 0:
+                raise self._none_available()
+            server = <object>self._objects[slot]
+            Py_INCREF(server)
+            PyList_SET_ITEM(made, i, server)
+        return made
+
+    def hash(self, key):
+        """The 64 bits that `hash` routes by: XXH64 of the key with the pool's seed; None hashes as the empty key.
+
+        Raises:
+            UsageError: as select() does.
+        """
+        cdef const uint8_t *data
+        cdef Py_ssize_t size
+        cdef int verdict = fr_key_bytes(key, &data, &size)
+        if verdict > FR_KEY_NONE:
+            raise _bad_key(key, verdict)
+        return fr_xxh64(data, <size_t>size, self._seed)
+
+    def slots_of(self, hashes, out):
+        """Slots of many hashes by the ring, whatever the policy: out[i] for hashes[i]; 65535 where no server is eligible.
+
+        Args:
+            hashes: buffer of uint64 (array 'Q', numpy uint64), contiguous.
+            out: writable buffer of uint16 (array 'H', numpy uint16), contiguous, of the same length.
+
+        Raises:
+            UsageError: a buffer of another kind, length, or read-only.
+        """
+        cdef Py_buffer source, target
+        cdef const uint64_t *from_
+        cdef uint16_t *to
+        cdef uint16_t slot
+        cdef Py_ssize_t i, count
+        cdef int found
+        self.prepare_fallback()
+        _get_buffer(hashes, &source, "hashes", b"QL", 8, 0)
+        try:
+            _get_buffer(out, &target, "out", b"H", 2, PyBUF_WRITABLE)
+            try:
+                count = source.len // 8
+                if target.len // 2 != count:
+                    raise UsageError(f"out holds {target.len // 2} slots, hashes {count}; both need the same length")
+                from_, to = <const uint64_t *>source.buf, <uint16_t *>target.buf
+                for i in range(count):
+                    if self._first != NULL:
+                        slot = self._first[fr_mulhi64(from_[i], self._cells)]
+                        if self._unbound[slot]:
+                            to[i] = slot
+                            continue
+                    found = self._pick_ranked(from_[i], NULL, 0)
+                    to[i] = FR_NO_SLOT if found < 0 else <uint16_t>found
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+
+    def server_at(self, slot):
+        """The server in a slot that slots_of() gave.
+
+        Raises:
+            UsageError: no server stands there.
+        """
+        server = self.server_in(slot) if isinstance(slot, int) and 0 <= slot < FR_NO_SLOT else None
+        if server is None:
+            raise UsageError(f"slot {slot!r}: no server of pool {self.name!r} stands there")
+        return server
+
+    def candidates(self, key, n):
+        """At most n distinct eligible servers, the pick first, then where to go if it fails. Nothing is counted.
+
+        With `hash` and a key: the ring's order. Else: round robin's coming picks.
+
+        Raises:
+            UsageError: as select() does; n negative or no whole number.
+        """
+        cdef const uint8_t *data
+        cdef Py_ssize_t size
+        cdef uint64_t cell
+        cdef uint32_t ahead
+        cdef int verdict = fr_key_bytes(key, &data, &size)
+        cdef list found = []
+        if verdict > FR_KEY_NONE:
+            raise _bad_key(key, verdict)
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+            raise UsageError(f"n {n!r}: accepted are whole numbers from 0")
+        if self._policy == POLICY_HASH and size > 0:
+            if self._first != NULL:
+                cell = fr_mulhi64(fr_xxh64(data, <size_t>size, self._seed), self._cells)
+                found = self._ranked_slots(cell, n)
+        else:
+            seen = set()
+            for ahead in range(fr_round_robin_length(&self._round_robin) if self._round_robin.count else 0):
+                if len(found) >= n:
+                    break
+                slot = fr_round_robin_peek(&self._round_robin, self._cursor, ahead)
+                if slot not in seen:
+                    seen.add(slot)
+                    found.append(slot)
+        return tuple([<object>self._objects[<int>slot] for slot in found[:n]])
+
+    def _ranked_slots(self, cell, n):
+        found = list(self._ring.choices(cell))
+        if self._overlay is not None:
+            found += self._overlay.choices(cell)
+        found = [slot for slot in dict.fromkeys(found) if self._unbound[<int>slot]]
+        if len(found) < n:
+            listed = set(found)
+            found += [slot for slot in self._ring.ranking(cell) if slot not in listed and self._unbound[<int>slot]]
+        return found
+
+    def request(self, key=None):
+        """Select, and count the request while the `with` block runs.
+
+        An Exception that leaves the block, or selection.failed(error), counts as the server's failure; other exceptions
+        (a cancelled task) do not.
+
+        Raises:
+            NoServerAvailable, UsageError: as select() does.
+        """
+        cdef int slot = self._pick_object(key)
+        cdef PoolRequest made
+        if slot < 0:
+            raise self._none_available()
+        made = PoolRequest.__new__(PoolRequest)
+        made.pool, made.server, made.slot, made.reason, made.key = self, <object>self._objects[slot], slot, "policy", key
+        return made
+
+    cdef object _none_available(self):
+        reasons = {}
+        for server in self._servers:
+            state = self._states[server.name]
+            reasons[server.name] = STATES[state] if state != FR_READY else "weight 0" if not server.weight else "ready"
+        return NoServerAvailable(self.name, reasons)
+
+    # ---- control plane ----
+
+    def update(self, servers):
+        """Replace the list of servers. Who keeps the name keeps slot, counters and state; who is new is ready.
+
+        Raises:
+            UsageError: a list that a pool cannot hold; the pool is as it was.
+        """
+        rows = _check_servers(servers)
+        with self._lock:
+            self._swap(rows, {server.name: self._states.get(server.name, FR_READY) for server in rows})
+
+    def set_state(self, name, state):
+        """Put a server into a state: "ready", "draining", "maintenance", "down" or "ejected".
+
+        Raises:
+            UsageError: a server that is not in the pool, or another state.
+        """
+        if state not in STATES:
+            raise UsageError(f"state {state!r}: accepted: {', '.join(STATES)}")
+        code = STATES.index(state)
+        with self._lock:
+            self._known(name)
+            if self._states[name] != code:
+                self._swap(self._servers, {**self._states, name: code})
+
+    def set_weight(self, name, weight):
+        """Change a server's weight, 0..65535; 0 takes no unbound request. Counters and bindings stay.
+
+        Raises:
+            UsageError: a server that is not in the pool, or another weight.
+        """
+        check_weight(weight, name)
+        with self._lock:
+            changed = self._known(name)
+            if changed.weight != weight:
+                rows = [changed.replace(weight=weight) if server is changed else server for server in self._servers]
+                self._swap(tuple(rows), self._states)
+
+    def prepare_fallback(self):
+        """Build the ring that answers while the store is away, if it is not there: some 20 ms for 131072 slots."""
+        if not self._wants_ring:
+            with self._lock:
+                self._wants_ring = True
+                try:
+                    self._swap(self._servers, self._states)
+                except BaseException:
+                    self._wants_ring = False
+                    raise
+
+    def _known(self, name):
+        for server in self._servers:
+            if server.name == name:
+                return server
+        raise UsageError(f"server {name!r} is not in pool {self.name!r}")
+
+    cdef int _swap(self, tuple servers, dict states) except -1:
+        # Compute all that picks read from (servers, states); nothing is in force before the last stretch.
+        cdef dict slots = self._table.assign([server.name for server in servers])
+        cdef TableRing ring = None, main_ring = self._main_ring, backup_ring = self._backup_ring, overlay = None
+        cdef tuple main_inputs = self._main_inputs, backup_inputs = self._backup_inputs
+        cdef fr_round_robin round_robin
+        cdef fr_random random
+        cdef uint16_t *slot_list
+        cdef uint32_t *weight_list
+        cdef uint32_t i, count
+        cdef int status
+        self._point()
+        if self._table.capacity:
+            self._table.release_old_blocks()
+        ready = [server for server in servers if states[server.name] == FR_READY]
+        eligible = [server for server in ready if server.weight and not server.backup]
+        on_backup = not eligible
+        if on_backup:
+            eligible = [server for server in ready if server.weight]
+        if self._wants_ring:
+            inputs = _ring_inputs(servers, slots, False)
+            if inputs != main_inputs:
+                main_ring, main_inputs = _build_ring(inputs, self.slots), inputs
+            ring = main_ring
+            if on_backup and eligible:
+                inputs = _ring_inputs(servers, slots, True)
+                if inputs != backup_inputs:
+                    backup_ring, backup_inputs = _build_ring(inputs, self.slots), inputs
+                ring = backup_ring
+            overlay = self._build_overlay(ring, inputs, {slots[server.name] for server in eligible})
+        unbound = [slots[server.name] for server in eligible]
+        count = <uint32_t>len(eligible)
+        slot_list = <uint16_t *>malloc((count + 1) * sizeof(uint16_t))
+        weight_list = <uint32_t *>malloc((count + 1) * sizeof(uint32_t))
+        status = -1
+        if slot_list != NULL and weight_list != NULL:
+            for i in range(count):
+                slot_list[i], weight_list[i] = unbound[i], eligible[i].weight
+            with nogil:
+                status = fr_round_robin_init(&round_robin, slot_list, weight_list, count)
+                if status == 0:
+                    status = fr_random_init(&random, slot_list, weight_list, count)
+                    if status != 0:
+                        fr_round_robin_free(&round_robin)
+        free(slot_list)
+        free(weight_list)
+        if status != 0:
+            raise MemoryError(f"no memory for the tables of pool {self.name!r}")
+        old = (self._ring, self._main_ring, self._backup_ring, self._overlay, self._servers)
+        self._table.commit(servers, slots, states, unbound)
+        fr_round_robin_free(&self._round_robin)
+        fr_random_free(&self._random)
+        self._round_robin, self._random = round_robin, random
+        self._main_ring, self._main_inputs = main_ring, main_inputs
+        self._backup_ring, self._backup_inputs = backup_ring, backup_inputs
+        self._ring, self._overlay = ring, overlay
+        self._servers, self._states, self.ready_count = servers, states, len(ready)
+        self._point()
+        del old
+        return 0
+
+    cdef int _point(self) except -1:
+        self._unbound, self._objects = self._table.unbound, self._table.objects
+        self._first = self._ring.first if self._ring is not None else NULL
+        self._cells = self.slots
+        return 0
+
+    def _build_overlay(self, ring, inputs, eligible):
+        # Cells none of whose three choices is eligible get the choices of a ring over the eligible servers.
+        cdef TableRing listed = ring
+        cdef const uint16_t *columns[3]
+        cdef uint64_t i
+        cdef bytearray dead, out
+        cdef uint8_t *marks
+        cdef uint8_t *is_out
+        cdef int any_dead = 0
+        if listed.first == NULL or len(inputs) - len(eligible) < OVERLAY_DOWN_MIN or not eligible:
+            return None
+        dead, out = bytearray(self.slots), bytearray(FR_NO_SLOT + 1)
+        for _, _, slot in inputs:
+            out[slot] = slot not in eligible
+        out[FR_NO_SLOT] = 1
+        marks, is_out = <uint8_t *><char *>dead, <uint8_t *><char *>out
+        with nogil:
+            for i in range(listed.cells):
+                if is_out[listed.first[i]] and is_out[listed.second[i]] and is_out[listed.third[i]]:
+                    marks[i] = 1
+                    any_dead = 1
+        if not any_dead:
+            return None
+        return _build_ring(tuple([row for row in inputs if row[2] in eligible]), self.slots, dead)
+
+    def hold_clock(self, now_ms):
+        """Stand still at now_ms (0: go on with the machine's clock): what a test of latencies needs."""
+        self._clock.manual_ms = now_ms
+
+    # ---- what stands ----
+
+    @property
+    def servers(self):
+        """The servers, in the order of their names."""
+        return self._servers
+
+    @property
+    def seed(self):
+        """Seed of the keys' hash."""
+        return self._seed
+
+    def __len__(self):
+        return len(self._servers)
+
+    def state_of(self, name):
+        """State of a server.
+
+        Raises:
+            UsageError: a server that is not in the pool.
+        """
+        self._known(name)
+        return STATES[self._states[name]]
+
+    def statistics(self):
+        """A moment's copy: PoolStatistics, with a ServerStatistics per server in the order of the names."""
+        rows = tuple([self._table.statistics_of(server) for server in self._servers])
+        return PoolStatistics(self.name, self.policy, self.ring, self.ready_count, rows)
+
+    def __repr__(self):
+        return f"<Pool {self.name!r} {self.policy}: {len(self._servers)} servers, {self.ready_count} ready>"
+
+
+def _ring_inputs(servers, slots, backup):
+    return tuple([
+        (server.hash_key or server.name, server.weight, slots[server.name])
+        for server in servers if server.weight and server.backup == backup
+    ])
+
+
+cdef int _get_buffer(object given, Py_buffer *view, str name, bytes formats, Py_ssize_t item_bytes, int flags) except -1:
+    wanted = f"{'writable ' if flags else ''}contiguous buffer of uint{item_bytes * 8}"
+    try:
+        PyObject_GetBuffer(given, view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | flags)
+    except (TypeError, ValueError, BufferError) as error:
+        raise UsageError(f"{name}: found {type(given).__name__} ({error}); accepted is a {wanted}") from None
+    found = bytes(view.format) if view.format != NULL else b"B"
+    if view.itemsize != item_bytes or view.ndim != 1 or found.lstrip(b"@=<") not in (formats[:1], formats[1:] or formats):
+        dimensions = view.ndim
+        PyBuffer_Release(view)
+        raise UsageError(f"{name}: found items {found.decode()!r} in {dimensions} dimensions; accepted is a {wanted}")
+    return 0
+
+
+cdef class PoolRequest(Selection):
+    """A Selection that counts itself in flight while its `with` block runs."""
+
+    def failed(self, error=None):
+        """The server failed this request (the block need not raise)."""
+        self._failed = True
+
+    def __enter__(self):
+        cdef Pool pool = self.pool
+        if self._entered:
+            raise UsageError("a request is entered once")
+        self._entered = True
+        self._began_ns = fr_precise_ns(&pool._clock)
+        pool.begin(self.slot)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        cdef Pool pool = self.pool
+        cdef uint64_t passed_ns = fr_precise_ns(&pool._clock) - self._began_ns
+        if error is not None and isinstance(error, Exception):
+            self._failed = True
+        pool.end(self.slot, self._failed, 0 if self._failed else passed_ns + (passed_ns == 0))
+        return False

@@ -1,0 +1,27 @@
+from collections.abc import Iterable
+
+VERSION: int
+CELLS_MIN: int
+CELLS_MAX: int
+SERVERS_MAX: int
+
+def gap(low: int) -> int: ...
+
+class TableRing:
+    @property
+    def cells(self) -> int: ...
+    @property
+    def server_count(self) -> int: ...
+    def __init__(
+        self,
+        keys: Iterable[str | bytes],
+        weights: Iterable[int],
+        slots: Iterable[int] | None = None,
+        *,
+        cells: int = 131072,
+        only: bytes | bytearray | None = None,
+    ) -> None: ...
+    def ranking(self, cell: int) -> list[int]: ...
+    def cell_of(self, hash: int) -> int: ...
+    def choices(self, cell: int) -> tuple[int, ...]: ...
+    def column(self, rank: int) -> bytes: ...

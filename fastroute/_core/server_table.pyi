@@ -1,0 +1,22 @@
+from typing import NamedTuple
+
+from fastroute.model import Server
+
+SERVERS_MAX: int
+
+class ServerStatistics(NamedTuple):
+    name: str
+    address: str
+    state: str
+    weight: int
+    weight_effective: int
+    backup: bool
+    in_flight: int
+    requests_total: int
+    failures_total: int
+    latency_ms: float
+
+class ServerTable:
+    @property
+    def capacity(self) -> int: ...
+    def statistics_of(self, server: Server) -> ServerStatistics: ...
