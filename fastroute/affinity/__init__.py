@@ -1,9 +1,9 @@
 """Affinity: bindings of keys to servers, on which several balancers agree.
 
-    record      the 32 bytes that lie in the store
-    agreement   claim, renew, move as state machines over values
-    binding     what happens to one key, over near table and store
-    table       `Affinity`: the asyncio driver that Router uses
+record      the 32 bytes that lie in the store
+agreement   claim, renew, move as state machines over values
+binding     what happens to one key, over near table and store
+table       `Affinity`: the asyncio driver that Router uses
 """
 
 from fastroute.affinity.table import Affinity

@@ -78,7 +78,9 @@ def identity_of(identity_secret: bytes | None, fleet: str) -> bytes:
         fleet: the fleet's name.
     """
     root = identity_secret if identity_secret is not None else b"fastroute without identity_secret:" + fleet.encode()
-    return hashlib.blake2b(fleet.encode(), key=hashlib.sha256(root).digest(), digest_size=16, person=b"fr-identity").digest()
+    return hashlib.blake2b(
+        fleet.encode(), key=hashlib.sha256(root).digest(), digest_size=16, person=b"fr-identity"
+    ).digest()
 
 
 def _hash_key(identity: bytes, fleet: str, pool: str) -> bytes:
@@ -128,7 +130,9 @@ class Affinity:
         self.ttl_s = parse_duration_s(ttl, name="ttl")
         self.near_ttl_s = parse_duration_s(near_ttl, name="near_ttl")
         if not 0 < self.ttl_s <= 2_592_000:
-            raise UsageError(f"ttl {ttl!r}: accepted is more than 0 and at most 30 days, the longest that memcached keeps")
+            raise UsageError(
+                f"ttl {ttl!r}: accepted is more than 0 and at most 30 days, the longest that memcached keeps"
+            )
         if identity_secret is not None and len(identity_secret) < 32:
             raise UsageError(f"identity_secret has {len(identity_secret)} bytes: at least 32 are needed")
         self.store, self.clock = store, clock
@@ -296,7 +300,11 @@ class Affinity:
 
     def _note_down(self) -> None:
         """No node is up: trust what is near until one is."""
-        if self.store is None or self.store.up_nodes or (self._return_watch is not None and not self._return_watch.done()):
+        if (
+            self.store is None
+            or self.store.up_nodes
+            or (self._return_watch is not None and not self._return_watch.done())
+        ):
             return
         for view in self._views:
             view.trust_stale = True
