@@ -68,7 +68,9 @@ def parse_duration_s(value: object, *, name: str = "duration") -> float:
         seconds = float(found[1]) * _DURATION_UNITS_S[found[2]]
     if seconds is not None and math.isfinite(seconds) and 0 <= seconds <= _DURATION_MAX_S:
         return seconds
-    raise UsageError(f'{name} {value!r}: accepted are seconds as a number or "50ms", "30s", "30m", "12h", up to ten years')
+    raise UsageError(
+        f'{name} {value!r}: accepted are seconds as a number or "50ms", "30s", "30m", "12h", up to ten years'
+    )
 
 
 def parse_size_bytes(value: object, *, name: str = "size") -> int:
@@ -150,9 +152,11 @@ class Server:
         """A copy with some arguments changed."""
         values = {field: getattr(self, field) for field in self.__slots__}
         values.update(changes)
-        return Server(values.pop("address"), name=None if values["name"] == self.address else values["name"], **{
-            field: value for field, value in values.items() if field != "name"
-        })
+        return Server(
+            values.pop("address"),
+            name=None if values["name"] == self.address else values["name"],
+            **{field: value for field, value in values.items() if field != "name"},
+        )
 
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, field) for field in self.__slots__)

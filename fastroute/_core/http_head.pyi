@@ -15,7 +15,12 @@ def scan_request(
     splits: Sequence[int] = (),
 ) -> dict[str, Any] | None: ...
 def scan_response(
-    data: bytes, *, status_line_bytes: int = 8192, head_bytes: int = 32768, fields: int = 100, splits: Sequence[int] = ()
+    data: bytes,
+    *,
+    status_line_bytes: int = 8192,
+    head_bytes: int = 32768,
+    fields: int = 100,
+    splits: Sequence[int] = (),
 ) -> dict[str, Any] | None: ...
 def decode_chunked(data: bytes, *, splits: Sequence[int] = ()) -> tuple[bytes, int, bool]: ...
 def cookie_value(head_bytes: bytes, name: bytes) -> bytes | None: ...

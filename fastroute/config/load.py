@@ -7,22 +7,21 @@ The file is read once, so that a file replaced half-way is either the old or the
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from fastroute.config import rules
-from fastroute.config.kinds import Mistake, build, quote
+from fastroute.config.kinds import Address, ListOf, Mistake, build, quote
 from fastroute.config.locate import Path, line_of
 from fastroute.config.schema import Config, Secret, ZoneConfig
 from fastroute.config.secrets import resolve_secret
-from fastroute.errors import ConfigError
+from fastroute.errors import ConfigError, UsageError
 
 __all__ = ["FILE_BYTES_MAX", "Loaded", "load", "loads"]
 
@@ -39,25 +38,34 @@ class Loaded(msgspec.Struct, frozen=True):
         config: the configuration, secrets resolved.
         warnings: (line or None, message) in the order of importance.
         path: the file, or None.
-        digest: SHA-256 of what was read, so that a reload with the same content can be told.
     """
 
     config: Config
     warnings: tuple[tuple[int | None, str], ...]
     path: str | None
-    digest: str
 
 
-def load(path: str | os.PathLike[str], *, environment: Mapping[str, str] | None = None) -> Loaded:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    binds: Mapping[str, Sequence[str]] | None = None,
+) -> Loaded:
     """Read and check a configuration file.
+
+    Args:
+        path: a TOML file.
+        environment: where env:NAME is looked up; defaults to the process's own.
+        binds: listener's name -> addresses that replace its `bind`, as the command line gives them.
 
     Raises:
         ConfigError: with the file and, where there is one, the line.
+        UsageError: `binds` names a listener that is not there, or an address that is not accepted.
     """
     path = os.fspath(path)
     data, mode = _read(path)
     text = _decode(data, path)
-    loaded = loads(text, path=path, environment=environment)
+    loaded = loads(text, path=path, environment=environment, binds=binds)
     extra: list[tuple[int | None, str]] = []
     if mode & 0o002:
         extra.append((None, f"the file has mode {stat.S_IMODE(mode):04o}: everybody on this machine can change it"))
@@ -72,7 +80,13 @@ def load(path: str | os.PathLike[str], *, environment: Mapping[str, str] | None 
     return msgspec.structs.replace(loaded, warnings=loaded.warnings + tuple(extra)) if extra else loaded
 
 
-def loads(text: str, *, path: str | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
+def loads(
+    text: str,
+    *,
+    path: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    binds: Mapping[str, Sequence[str]] | None = None,
+) -> Loaded:
     """Check a configuration given as text; as load().
 
     Raises:
@@ -83,10 +97,11 @@ def loads(text: str, *, path: str | None = None, environment: Mapping[str, str] 
         config = _resolve(build(Config, table), environment)
     except Mistake as mistake:
         raise ConfigError(_full(mistake.where, mistake.message), path=path, line=line_of(text, mistake.where)) from None
+    config = _rebind(config, binds or {})
     for where, message in rules.mistakes(config):
         raise ConfigError(_full(where, message), path=path, line=line_of(text, where))
     warnings = tuple((line_of(text, where), _full(where, message)) for where, message in rules.warnings(config))
-    return Loaded(config, warnings, path, hashlib.sha256(text.encode()).hexdigest())
+    return Loaded(config, warnings, path)
 
 
 def _full(where: Path, message: str) -> str:
@@ -119,6 +134,20 @@ def _resolve(raw: Config, environment: Mapping[str, str] | None) -> Config:
     zone = ZoneConfig(name=raw.zone.name or raw.fleet, size_bytes=raw.zone.size_bytes)
     workers = raw.workers or usable_cores()
     return msgspec.structs.replace(raw, secret=tuple(ring), identity_secret=identity, zone=zone, workers=workers)
+
+
+def _rebind(config: Config, binds: Mapping[str, Sequence[str]]) -> Config:
+    listeners = dict(config.listeners)
+    for name, addresses in binds.items():
+        if name not in listeners:
+            known = ", ".join(listeners) or "none"
+            raise UsageError(f"--bind {name}=...: no listener {name!r} is configured; configured are: {known}")
+        try:
+            bind = ListOf(Address(), minimum=1).convert(list(addresses))
+        except Mistake as mistake:
+            raise UsageError(f"--bind {name}=...: {mistake.message}") from None
+        listeners[name] = msgspec.structs.replace(listeners[name], bind=bind)
+    return msgspec.structs.replace(config, listeners=listeners) if binds else config
 
 
 def usable_cores() -> int:

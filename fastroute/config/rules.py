@@ -195,7 +195,7 @@ def warnings(config: Config) -> Iterator[Finding]:
             yield ("listeners", name, "limits"), message
 
 
-def known_servers(config: Config) -> str:
+def summary(config: Config) -> str:
     """One line for people: what would run."""
     parts = [
         f"{name} on {either(list(listener.bind))} to pool {listener.pool} "

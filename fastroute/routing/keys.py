@@ -75,7 +75,9 @@ def parse_rule(text: str | Sequence[str]) -> KeyRule:
         return KeyRule(kind, name)
     if kind in ("query", "path-param", "json") or text.startswith("client-ip/"):
         raise UsageError(f"key rule {text!r} is not available in this version yet")
-    raise UsageError(f'key rule {text!r}: accepted are "client-ip", "cookie:NAME" and "header:NAME" (NAME: an HTTP token)')
+    raise UsageError(
+        f'key rule {text!r}: accepted are "client-ip", "cookie:NAME" and "header:NAME" (NAME: an HTTP token)'
+    )
 
 
 def _field(fields: Fields, name: str) -> bytes | None:

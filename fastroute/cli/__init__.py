@@ -1,0 +1,138 @@
+"""The `fastroute` command: parses arguments, calls what does the work, turns errors into one line and an exit status.
+
+Exit statuses: 0 fine, 1 failed, 2 usage. Output that was asked for goes to standard output, everything else to
+standard error. What a command needs is imported when it runs, so that `fastroute version` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+import fastroute
+from fastroute.errors import ConfigError, FastrouteError, UsageError
+
+NOT_YET = "is not available in this version yet"
+
+_config_option = click.option(
+    "-c", "--config", "path", required=True, metavar="FILE", help="The configuration, a TOML file."
+)
+
+
+class _Group(click.Group):
+    """Turns fastroute's own errors into one line on standard error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            _fail(error, 2)
+        except FastrouteError as error:
+            _fail(error, 1)
+
+
+def _fail(error: object, status: int) -> None:
+    click.echo(f"fastroute: {error}", err=True)
+    sys.exit(status)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(fastroute.__version__, prog_name="fastroute", message="%(prog)s %(version)s")
+def main() -> None:
+    """Sticky routing and shared cache for fleets of stateless balancers."""
+
+
+@main.command()
+@_config_option
+@click.option("--bind", "binds", multiple=True, metavar="LISTENER=ADDR", help="Bind a listener to another address.")
+@click.option("--admin", metavar="ADDR", help=f"Bind the admin listener to another address ({NOT_YET}).")
+def serve(path: str, binds: tuple[str, ...], admin: str | None) -> None:
+    """Run a replica: its listeners and workers.
+
+    Prints one line "ready" on standard error when every listener accepts. SIGTERM drains and stops, a second one stops
+    at once; SIGHUP reloads the file (a bad one is refused, the old configuration stays).
+    """
+    from fastroute.cli.logs import log_to_stderr
+    from fastroute.config.load import load
+    from fastroute.proxy.server import Proxy
+    from fastroute.proxy.supervisor import Supervisor
+
+    if admin is not None:
+        raise UsageError(f"--admin {NOT_YET}; leave it out")
+    overrides = _binds(binds)
+    log_to_stderr()
+    try:
+        sys.exit(Supervisor(lambda: load(path, binds=overrides), make=Proxy).run())
+    except ConfigError as error:
+        click.echo(error, err=True)
+        sys.exit(1)
+
+
+def _message(error: ConfigError) -> str:
+    """The message without the place, which JSON has beside it."""
+    where = ":".join(str(part) for part in (error.path, error.line) if part is not None)
+    return str(error).removeprefix(f"{where}: ")
+
+
+def _binds(binds: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in binds:
+        listener, equals, address = text.partition("=")
+        if not (listener and equals and address):
+            raise UsageError(f"--bind {text!r}: accepted is LISTENER=ADDR, such as web=127.0.0.1:8080")
+        found.setdefault(listener, []).append(address)
+    return found
+
+
+@main.command()
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def check(path: str, as_json: bool) -> None:
+    """Check a configuration file: status 0 when it can be used, 1 with FILE:LINE: MESSAGE when not."""
+    from fastroute.config.load import load
+    from fastroute.config.rules import summary
+
+    try:
+        loaded = load(path)
+    except ConfigError as error:
+        if as_json:
+            found = {"file": error.path, "line": error.line, "message": _message(error)}
+            click.echo(json.dumps({"ok": False, "errors": [found], "warnings": []}))
+        else:
+            click.echo(error, err=True)
+        sys.exit(1)
+    if as_json:
+        warnings = [{"file": path, "line": line, "message": message} for line, message in loaded.warnings]
+        click.echo(json.dumps({"ok": True, "errors": [], "warnings": warnings}))
+        return
+    for line, message in loaded.warnings:
+        click.echo(f"{path}:{f'{line}:' if line else ''} warning: {message}", err=True)
+    click.echo(f"{path}: ok: {summary(loaded.config)}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def version(as_json: bool) -> None:
+    """Print the version, and with --json what it runs on."""
+    if not as_json:
+        click.echo(f"fastroute {fastroute.__version__}")
+        return
+    import platform
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    try:
+        loop = "uvloop " + version_of("uvloop")
+    except PackageNotFoundError:
+        loop = "asyncio"
+    about = {
+        "version": fastroute.__version__,
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "event_loop": loop,
+    }
+    click.echo(json.dumps(about))

@@ -1,0 +1,406 @@
+"""The supervisor of a replica: binds the sockets, forks the workers, keeps them alive, reloads and stops them.
+
+It serves no request and runs no event loop: one thread, one select() over the workers' pipes and the signals' pipe.
+
+Rules of this file:
+- Nothing runs before everything is valid: configuration, sockets, workers of the first generation. Then one line
+  `ready` on standard error.
+- The workers of one configuration are a generation. A reload makes a second one on the same sockets and drains the
+  first only when all of the second accept; if one of them fails, the second goes and the first stays.
+- Every wait has a limit; whoever is left when it passes is killed.
+- Signals: TERM and INT drain and stop, a second one stops at once, HUP reloads. Workers get TERM (drain) and KILL only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from fastroute.config.load import Loaded
+from fastroute.config.schema import Config
+from fastroute.errors import FastrouteError
+from fastroute.proxy.sockets import Sockets, close_dropped, close_socket, lend, open_sockets
+from fastroute.proxy.worker import READY, MakeProxy, die_with_parent, drain_s, run_worker
+
+RESTART_DELAY_MIN_S = 0.05
+"""Wait before a dead worker's replacement: at once for people, but not a busy loop."""
+
+RESTART_DELAY_MAX_S = 5.0
+"""Longest wait after repeated deaths (each doubles it)."""
+
+SETTLED_S = 10.0
+"""A worker that lived this long starts again without the wait of earlier deaths."""
+
+START_S = 30.0
+"""Longest start of a worker: mapping the largest zone takes seconds."""
+
+STOP_MARGIN_S = 2.0
+"""What a worker gets beyond the drain time to close and exit."""
+
+log = logging.getLogger("fastroute.supervisor")
+
+
+@dataclass(eq=False)
+class _Worker:
+    index: int
+    pid: int
+    pipe: int
+    started_s: float
+    ready: bool = False
+    stop_by_s: float | None = None
+    """Set when it was told to stop: killed after that."""
+
+
+@dataclass(eq=False)
+class _Generation:
+    config: Config
+    sockets: Sockets
+    workers: dict[int, _Worker] = field(default_factory=dict)
+    """By index; a dead one is absent until its replacement runs."""
+    due_s: dict[int, float] = field(default_factory=dict)
+    """Index -> when its replacement starts."""
+    deaths: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def is_ready(self) -> bool:
+        return len(self.workers) == self.config.workers and all(worker.ready for worker in self.workers.values())
+
+
+class Supervisor:
+    """One replica's processes.
+
+    Args:
+        read: reads and checks the configuration, with what the command line overrides; raises ConfigError. Called
+            again for each reload.
+        make: makes a worker's Proxy; imported before the fork, so that the workers share its code's memory.
+    """
+
+    def __init__(self, read: Callable[[], Loaded], *, make: MakeProxy) -> None:
+        self._read, self._make = read, make
+        self._current: _Generation | None = None
+        self._next: _Generation | None = None
+        self._leaving: list[_Worker] = []
+        self._stopping = False
+        self._announced = False
+        self._reload_again = False
+        self._status = 0
+        self._selector = selectors.DefaultSelector()
+        self._signals, self._signals_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._lifeline, self._lifeline_in = os.pipe2(os.O_CLOEXEC)
+
+    def run(self) -> int:
+        """Serve until stopped.
+
+        Returns:
+            Exit status: 0 after a stop that was asked for, 1 when nothing could be started.
+
+        Raises:
+            ConfigError, BindError: before anything was started.
+        """
+        loaded = self._read()
+        for line, message in loaded.warnings:
+            log.warning("%s%s: %s", loaded.path, f":{line}" if line else "", message)
+        _raise_file_limit()
+        sockets = open_sockets(loaded.config)
+        self._current = _Generation(loaded.config, sockets)
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        wakeup = signal.set_wakeup_fd(self._signals_in, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        self._selector.register(self._signals, selectors.EVENT_READ, None)
+        try:
+            for index in range(loaded.config.workers):
+                self._start(self._current, index)
+            while self._turn():
+                pass
+            return self._status
+        finally:
+            self._kill_all()
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self._close_sockets()
+            self._selector.close()
+            for end in (self._signals, self._signals_in, self._lifeline, self._lifeline_in):
+                os.close(end)
+
+    # One turn of the loop ---------------------------------------------------------------------------------------------
+
+    def _turn(self) -> bool:
+        """Wait for the next thing and do it; False when there is nothing left to supervise."""
+        for key, _ in self._selector.select(self._wait_s()):
+            if key.data is None:
+                self._on_signals()
+            else:
+                self._on_pipe(key.data)
+        self._reap()
+        now_s = time.monotonic()
+        for generation in self._generations():
+            for index in [index for index, due_s in generation.due_s.items() if due_s <= now_s]:
+                del generation.due_s[index]
+                self._start(generation, index)
+        for worker in [*self._leaving, *self._starting()]:
+            if self._deadline_s(worker) <= now_s:
+                log.warning(
+                    "worker %d (pid %d) did not %s in time: killed",
+                    worker.index,
+                    worker.pid,
+                    "stop" if worker.stop_by_s is not None else "start",
+                )
+                _kill(worker.pid, signal.SIGKILL)
+                worker.stop_by_s = now_s + START_S  # until it is reaped
+        self._settle()
+        return bool(self._leaving) if self._stopping else True
+
+    def _wait_s(self) -> float | None:
+        times = [self._deadline_s(worker) for worker in [*self._leaving, *self._starting()]]
+        times += [due_s for generation in self._generations() for due_s in generation.due_s.values()]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _generations(self) -> list[_Generation]:
+        return [one for one in (self._current, self._next) if one is not None]
+
+    def _starting(self) -> list[_Worker]:
+        return [worker for one in self._generations() for worker in one.workers.values() if not worker.ready]
+
+    @staticmethod
+    def _deadline_s(worker: _Worker) -> float:
+        return worker.started_s + START_S if worker.stop_by_s is None else worker.stop_by_s
+
+    def _on_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(self._signals, 4096):
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    self._stop(signal.Signals(number).name)
+                elif number == signal.SIGHUP:
+                    self._reload()
+
+    def _on_pipe(self, worker: _Worker) -> None:
+        told = os.read(worker.pipe, 16)
+        if told.startswith(READY):
+            worker.ready = True
+        self._forget_pipe(worker)
+
+    def _forget_pipe(self, worker: _Worker) -> None:
+        if worker.pipe >= 0:
+            self._selector.unregister(worker.pipe)
+            os.close(worker.pipe)
+            worker.pipe = -1
+
+    # Workers ----------------------------------------------------------------------------------------------------------
+
+    def _start(self, generation: _Generation, index: int) -> None:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        parent_pid = os.getpid()
+        sys.stderr.flush()
+        sys.stdout.flush()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                self._become_worker(blocked, parent_pid)
+                lent = lend(generation.config, generation.sockets, index)
+                mine = {id(one) for many in lent.values() for one in many}
+                self._close_others(mine)
+                status = run_worker(
+                    generation.config, lent, index=index, ready_fd=writing, lifeline_fd=self._lifeline, make=self._make
+                )
+            except BaseException:
+                log.exception("worker %d failed; this is a bug in fastroute, please report it", index)
+            finally:
+                logging.shutdown()
+                os._exit(status)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.close(writing)
+        worker = _Worker(index, pid, reading, time.monotonic())
+        generation.workers[index] = worker
+        self._selector.register(reading, selectors.EVENT_READ, worker)
+
+    def _become_worker(self, blocked: Iterable[int], parent_pid: int) -> None:
+        """In the child: forget what is the supervisor's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        die_with_parent(parent_pid)
+        self._selector.close()
+        for worker in [*self._leaving, *(w for one in self._generations() for w in one.workers.values())]:
+            if worker.pipe >= 0:
+                os.close(worker.pipe)
+        for end in (self._signals, self._signals_in, self._lifeline_in):
+            os.close(end)
+
+    def _close_others(self, mine: set[int]) -> None:
+        """In the child: sockets that other workers accept on; held open here they would outlive their owner."""
+        for generation in self._generations():
+            for many in generation.sockets.values():
+                for one in many:
+                    if id(one) not in mine:
+                        one.close()
+
+    def _reap(self) -> None:
+        for worker in [*self._leaving, *(w for one in self._generations() for w in one.workers.values())]:
+            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+            if pid:
+                if worker.pipe >= 0:
+                    self._on_pipe(worker)
+                self._on_death(worker, os.waitstatus_to_exitcode(status))
+
+    def _on_death(self, worker: _Worker, code: int) -> None:
+        if worker in self._leaving:
+            self._leaving.remove(worker)
+            return
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with status {code}"
+        generation = next(one for one in self._generations() if one.workers.get(worker.index) is worker)
+        del generation.workers[worker.index]
+        if generation is self._next and not worker.ready:
+            log.error("reload refused: a worker of the new configuration %s; the old one stays", how)
+            self._drop_next()
+        elif not self._announced and generation is self._current:
+            log.error("worker %d %s before it accepted: nothing is served", worker.index, how)
+            self._status = 1
+            self._stop("a failed start", quiet=True)
+        else:
+            lived_s = time.monotonic() - worker.started_s
+            deaths = 1 if lived_s >= SETTLED_S else generation.deaths.get(worker.index, 0) + 1
+            generation.deaths[worker.index] = deaths
+            delay_s = restart_delay_s(deaths)
+            log.error("worker %d (pid %d) %s; another starts in %.2f s", worker.index, worker.pid, how, delay_s)
+            generation.due_s[worker.index] = time.monotonic() + delay_s
+
+    # Changes ----------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Act on what has become ready."""
+        if self._stopping:
+            return
+        if self._current is not None and not self._announced and self._current.is_ready:
+            self._announced = True
+            with contextlib.suppress(OSError):
+                print("ready", file=sys.stderr, flush=True)
+        if self._next is not None and self._next.is_ready:
+            old, self._current, self._next = self._current, self._next, None
+            if old is not None:
+                self._tell_to_stop(old)
+                close_dropped(old.sockets, self._current.sockets)
+            log.info("reload done: %d workers run the new configuration", self._current.config.workers)
+            if self._reload_again:
+                self._reload_again = False
+                self._reload()
+
+    def _reload(self) -> None:
+        if self._stopping or self._current is None:
+            log.warning("reload refused: the replica is stopping")
+            return
+        if self._next is not None or not self._announced:
+            self._reload_again = True
+            return
+        try:
+            loaded = self._read()
+            if loaded.config == self._current.config:
+                log.info("reload: nothing has changed")
+                return
+            for line, message in loaded.warnings:
+                log.warning("%s%s: %s", loaded.path, f":{line}" if line else "", message)
+            sockets = open_sockets(loaded.config, self._current.sockets)
+        except FastrouteError as error:
+            log.error("reload refused, the old configuration stays: %s", error)
+            return
+        self._next = _Generation(loaded.config, sockets)
+        for index in range(loaded.config.workers):
+            self._start(self._next, index)
+
+    def _drop_next(self) -> None:
+        """Give up the new generation."""
+        if self._next is None or self._current is None:
+            return
+        dropped, self._next = self._next, None
+        for worker in dropped.workers.values():
+            _kill(worker.pid, signal.SIGKILL)
+            worker.stop_by_s = time.monotonic() + START_S
+            self._leaving.append(worker)
+        close_dropped(dropped.sockets, self._current.sockets)
+        if self._reload_again:
+            self._reload_again = False
+            self._reload()
+
+    def _tell_to_stop(self, generation: _Generation) -> None:
+        by_s = time.monotonic() + drain_s(generation.config) + STOP_MARGIN_S
+        for worker in generation.workers.values():
+            worker.stop_by_s = by_s
+            self._leaving.append(worker)
+            _kill(worker.pid, signal.SIGTERM)
+        generation.workers.clear()
+        generation.due_s.clear()
+
+    def _stop(self, why: str, *, quiet: bool = False) -> None:
+        if self._stopping:
+            if self._leaving:
+                log.warning("%s again: stopping at once", why)
+            self._kill_all()
+            return
+        self._stopping = True
+        generations = self._generations()
+        if not quiet:
+            seconds = max((drain_s(one.config) for one in generations), default=0.0)
+            log.info("%s: draining, at most %.0f s; once more stops at once", why, seconds)
+        for generation in generations:
+            self._tell_to_stop(generation)
+        self._close_sockets()
+
+    def _kill_all(self) -> None:
+        """No worker outlives this call."""
+        for worker in [*self._leaving, *(w for one in self._generations() for w in one.workers.values())]:
+            _kill(worker.pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(worker.pid, 0)
+            self._forget_pipe(worker)
+        self._leaving.clear()
+        for generation in self._generations():
+            generation.workers.clear()
+
+    def _close_sockets(self) -> None:
+        for generation in self._generations():
+            for many in generation.sockets.values():
+                for one in many:
+                    if one.fileno() >= 0:
+                        close_socket(one)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+def restart_delay_s(deaths: int) -> float:
+    """Wait before a replacement after so many deaths in a row (1 or more)."""
+    return min(RESTART_DELAY_MAX_S, RESTART_DELAY_MIN_S * 2.0 ** (min(deaths, 32) - 1))
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _raise_file_limit() -> None:
+    """A proxied request holds two descriptors: the usual soft limit, 1024, is far below the default of 10000 clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
