@@ -576,6 +576,7 @@ cdef class Pool:
         self._main_ring, self._main_inputs = main_ring, main_inputs
         self._backup_ring, self._backup_inputs = backup_ring, backup_inputs
         self._ring, self._overlay = ring, overlay
+        self.version += servers is not self._servers
         self._servers, self._states, self.ready_count = servers, states, len(ready)
         self._point()
         del old
@@ -615,6 +616,31 @@ cdef class Pool:
     def hold_clock(self, now_ms):
         """Stand still at now_ms (0: go on with the machine's clock): what a test of latencies needs."""
         self._clock.manual_ms = now_ms
+
+    # ---- slots, for those who remember decisions (fastroute.affinity) ----
+
+    def slot_of(self, str name not None):
+        """Slot of the server of this name, -1 when it is not in the pool."""
+        return self.slot_of_name(name)
+
+    def may_take_bound(self, int slot):
+        """May a request that is bound to this slot go there: is the server ready or draining?"""
+        return self.takes_bound(slot)
+
+    def pick_slot(self, bytes key not None):
+        """Slot of the policy's pick, -1 when no server is eligible."""
+        return self.pick(<const uint8_t *><const char *>key, len(key))
+
+    def fallback_slots(self, bytes key not None, int n):
+        """Slots that every replica answers alike whatever the policy: at most n distinct eligible ones, first choice first."""
+        self.prepare_fallback()
+        if self._first == NULL:
+            return []
+        return self._ranked_slots(fr_mulhi64(fr_xxh64(<const char *>key, len(key), self._seed), self._cells), n)[:n]
+
+    def reasons(self):
+        """Server name -> why it takes no unbound request ("ready": it does)."""
+        return self._none_available().reasons
 
     # ---- what stands ----
 

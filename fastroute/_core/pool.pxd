@@ -48,6 +48,7 @@ cdef class Pool:
     cdef tuple _servers                     # sorted by name
     cdef dict _states                       # name -> FR_*
     cdef readonly int ready_count
+    cdef readonly uint64_t version          # grows with each change of membership
     cdef bint _wants_ring                   # the policy needs it, or a fallback did
     cdef TableRing _ring                    # the ring in force: of the main servers, or of the backups
     cdef TableRing _main_ring

@@ -20,7 +20,6 @@ from fastroute._core.affinity_view import BUSY, AffinityView, Binding
 from fastroute.affinity.agreement import Answer, Command, Decision, Kind, claim, move, renew
 from fastroute.affinity.record import Record, new_term, server_id
 from fastroute.errors import NoServerAvailable
-from fastroute.model import Server
 
 __all__ = ["ONCE_S", "Binder", "Bound", "Hint"]
 
@@ -113,17 +112,10 @@ class Binder:
     def _deterministic_slot(self, key: bytes, excluded: int = -1) -> int:
         """What every replica answers alike: the first ready choice of the `table` ring that is not excluded."""
         pool = self._view.pool
-        slot = pool.fallback_slot(key)
-        if slot >= 0 and slot == excluded:
-            server: Server
-            for server in pool.fallback_candidates(key, 2 + len(self._id_of_slot)):
-                slot = pool.slot_of(server.name)
-                if slot != excluded:
-                    return slot
-            slot = -1
-        if slot < 0:
-            raise NoServerAvailable(pool.name, pool.reasons())
-        return slot
+        for slot in pool.fallback_slots(key, 2):
+            if slot != excluded:
+                return slot
+        raise NoServerAvailable(pool.name, pool.reasons())
 
     def _record(self, slot: int, term: int, generation: int, minute: int) -> Record:
         return Record(term, generation, self._id_of_slot[slot], self._writer, minute)
