@@ -4,7 +4,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastroute._core.base cimport fr_clock
 from fastroute._core.hashes cimport fr_fingerprint
-from fastroute._core.zone cimport Zone
+from fastroute._core.zone cimport Zone, fr_table
 
 cdef extern from "fr_affinity.h" nogil:
     ctypedef struct fr_binding:
@@ -25,6 +25,7 @@ cdef extern from "fr_affinity.h" nogil:
 
 cdef class AffinityTable:
     cdef readonly Zone zone
+    cdef fr_table *table                # the zone's
     # Live record, lock-free, bounded tries. Never writes.
     cdef int lookup(self, const fr_fingerprint *key, uint32_t now_tick, fr_binding *out) noexcept nogil
     # First writer wins: WROTE, or OTHER with the live record. Evicts when both buckets are full (counted).

@@ -1,0 +1,64 @@
+from typing import Literal, NamedTuple
+
+from fastroute._core.zone import Zone
+
+ABSENT: int
+FOUND: int
+WROTE: int
+OTHER: int
+BUSY: int
+ONCE: int
+PROVISIONAL: int
+
+class Record(NamedTuple):
+    term: int
+    generation: int
+    expires_tick: int
+    verified_tick: int
+    slot: int
+    flags: int = 0
+
+class AffinityTable:
+    def __init__(self, zone: Zone) -> None: ...
+    @property
+    def zone(self) -> Zone: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def buckets(self) -> int: ...
+    def lookup_record(self, fingerprint: bytes, now_tick: int) -> tuple[int, Record | None]: ...
+    def claim_record(self, fingerprint: bytes, now_tick: int, record: Record) -> tuple[int, Record | None]: ...
+    def learn_record(self, fingerprint: bytes, now_tick: int, record: Record) -> tuple[int, Record | None]: ...
+    def replace_record(
+        self, fingerprint: bytes, now_tick: int, term: int, generation: int, record: Record
+    ) -> tuple[int, Record | None]: ...
+    def touch_record(
+        self,
+        fingerprint: bytes,
+        now_tick: int,
+        term: int,
+        generation: int,
+        expires_tick: int,
+        verified_tick: int = 0,
+        clear_flags: int = 0,
+    ) -> int: ...
+    def remove_record(self, fingerprint: bytes, now_tick: int, term: int = 0, generation: int = 0) -> int: ...
+    def scan(
+        self,
+        start_bucket: int,
+        limit: int,
+        now_tick: int,
+        *,
+        slot: int | None = None,
+        any_flags: int = 0,
+        expires_after: int = 0,
+    ) -> tuple[list[tuple[bytes, Record]], int | None]: ...
+    def check(self) -> int: ...
+    def fill_for_test(self, first: int, count: int, now_tick: int, expires_tick: int) -> tuple[int, int, int]: ...
+    def probe_for_test(
+        self, first: int, count: int, now_tick: int, rounds: int = 1, chained: bool = False
+    ) -> int: ...
+
+def fingerprint_for_test(i: int) -> bytes: ...
+def arm_kill_point(n: int, action: Literal["kill", "stop", "off"] = "kill") -> None: ...
+def kill_points_passed() -> int: ...
