@@ -43,14 +43,6 @@ cdef class Binding:
         age_ms: milliseconds since the store (or, without one, the zone) last said so.
     """
 
-    cdef readonly int slot
-    cdef readonly int zone_slot
-    cdef readonly uint64_t term
-    cdef readonly uint32_t generation
-    cdef readonly bint once
-    cdef readonly bint provisional
-    cdef readonly uint64_t age_ms
-
     def __repr__(self):
         return (f"Binding(slot={self.slot}, term={self.term:#x}, generation={self.generation}, once={self.once}, "
                 f"provisional={self.provisional}, age_ms={self.age_ms})")

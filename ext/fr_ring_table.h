@@ -88,7 +88,7 @@ typedef struct {
     uint64_t time[FR_TABLE_CHOICES];
     uint16_t runner[FR_TABLE_CHOICES];
     uint16_t count;
-} fr_cell;
+} fr_table_cell;
 
 static inline void fr_runner_step(fr_runner *r, uint64_t cells)
 {
@@ -107,7 +107,7 @@ static inline void fr_runner_start(fr_runner *r, const void *key, size_t size, u
 }
 
 /* Enter one arrival; 1 when the cell lists `need` servers for the first time. */
-static inline int fr_cell_enter(fr_cell *cell, uint64_t time, uint16_t runner, uint32_t need)
+static inline int fr_cell_enter(fr_table_cell *cell, uint64_t time, uint16_t runner, uint32_t need)
 {
     uint32_t count = cell->count, at;
     if (count == need && time > cell->time[need - 1])
@@ -133,12 +133,12 @@ static inline int fr_cell_enter(fr_cell *cell, uint64_t time, uint16_t runner, u
 }
 
 /* Does every cell that is not final list this runner? Then its further arrivals change nothing. */
-static inline int fr_runner_is_everywhere(uint16_t runner, const fr_cell *cell, const uint64_t *final, uint32_t cells)
+static inline int fr_runner_is_everywhere(uint16_t runner, const fr_table_cell *cell, const uint64_t *final, uint32_t cells)
 {
     for (uint32_t word = 0; word < (cells + 63) / 64; word++) {
         uint64_t open = ~final[word];
         for (; open; open &= open - 1) {
-            const fr_cell *c = cell + (word * 64 + (uint32_t)__builtin_ctzll(open));
+            const fr_table_cell *c = cell + (word * 64 + (uint32_t)__builtin_ctzll(open));
             int listed = 0;
             for (uint32_t i = 0; i < c->count; i++)
                 listed |= c->runner[i] == runner;
@@ -151,7 +151,7 @@ static inline int fr_runner_is_everywhere(uint16_t runner, const fr_cell *cell, 
 
 /* Run the race of n >= 2 runners. `final` holds a bit per cell, set where no answer is wanted (bits behind the last
  * cell set); `cell` is zeroed by the caller. On return every other cell lists min(3, n) runners. */
-static inline int fr_table_race(fr_runner *runners, uint32_t n, uint64_t weight_sum, fr_cell *cell, uint64_t *final,
+static inline int fr_table_race(fr_runner *runners, uint32_t n, uint64_t weight_sum, fr_table_cell *cell, uint64_t *final,
                                 uint32_t cells)
 {
     uint32_t need = n - 1 < FR_TABLE_CHOICES ? n - 1 : FR_TABLE_CHOICES, fresh_count, left = 0;

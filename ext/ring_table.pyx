@@ -9,7 +9,7 @@ from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastroute._core.base cimport FR_NO_SLOT, fr_mulhi64
-from fastroute._core.ring_table cimport fr_cell
+from fastroute._core.ring_table cimport fr_table_cell
 
 from fastroute.errors import InternalError, UsageError
 from fastroute.model import check_weight
@@ -26,7 +26,7 @@ cdef extern from "fr_ring_table.h" nogil:
         uint64_t inverse
     void fr_table_prepare() noexcept
     void fr_runner_start(fr_runner *r, const void *key, size_t size, uint32_t weight, uint64_t cells) noexcept
-    int fr_table_race(fr_runner *runners, uint32_t n, uint64_t weight_sum, fr_cell *cell, uint64_t *final, uint32_t cells) noexcept
+    int fr_table_race(fr_runner *runners, uint32_t n, uint64_t weight_sum, fr_table_cell *cell, uint64_t *final, uint32_t cells) noexcept
     uint64_t fr_table_score(uint64_t seed, uint64_t inverse, uint64_t cell) noexcept
     uint64_t fr_gap(uint32_t low) noexcept
 
@@ -90,7 +90,7 @@ cdef class TableRing:
         cdef uint64_t weight_sum = 0
         cdef size_t words = (cells + 63) // 64
         cdef uint64_t *final = <uint64_t *>calloc(words, sizeof(uint64_t))
-        cdef fr_cell *cell = <fr_cell *>calloc(cells, sizeof(fr_cell))
+        cdef fr_table_cell *cell = <fr_table_cell *>calloc(cells, sizeof(fr_table_cell))
         cdef fr_runner *runners = <fr_runner *>calloc(n, sizeof(fr_runner))
         cdef const unsigned char *wanted = NULL
         cdef bytes key
@@ -129,7 +129,7 @@ cdef class TableRing:
             raise InternalError(f"the race of a table ring of {n} servers and {cells} cells did not end")
         return 0
 
-    cdef void _fill(self, const fr_cell *cell, const unsigned char *wanted, uint32_t n) noexcept nogil:
+    cdef void _fill(self, const fr_table_cell *cell, const unsigned char *wanted, uint32_t n) noexcept nogil:
         # The race lists min(3, n - 1) runners; with n <= 3 the last place is the one left: sum of all minus those listed.
         cdef uint16_t slots[3]
         cdef uint32_t i, k, count, rest

@@ -36,3 +36,18 @@ cdef class AffinityView:
     # HIT or MISS for one key; never waits. In zone-only use it also slides the expiry.
     cdef int near(self, const uint8_t *key, Py_ssize_t size, fr_near *out) noexcept
     cdef fr_fingerprint fingerprint_of(self, const uint8_t *key, Py_ssize_t size) noexcept
+
+    cdef _binding(self, const fr_binding *found, uint32_t now)
+    cdef int _fill(self, fr_binding *wanted, int slot, uint64_t term, uint32_t generation, bint once, bint provisional,
+                   uint32_t now) except -1
+    cdef fr_fingerprint _parsed(self, bytes fingerprint) except *
+    cdef _verdict(self, int status, const fr_binding *out, uint32_t now)
+
+cdef class Binding:
+    cdef readonly int slot
+    cdef readonly int zone_slot
+    cdef readonly uint64_t term
+    cdef readonly uint32_t generation
+    cdef readonly bint once
+    cdef readonly bint provisional
+    cdef readonly uint64_t age_ms

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "fr_ring_table.h" nogil:
-    ctypedef struct fr_cell:
+    ctypedef struct fr_table_cell:
         uint16_t *runner
         uint16_t count
 
@@ -21,4 +21,4 @@ cdef class TableRing:
     # O(servers x skip_count). Preconditions: cell < cells, allowed has a byte for every slot the ring was given.
     cdef uint16_t scored(self, uint64_t cell, const unsigned char *allowed, const uint16_t *skip, int skip_count) noexcept nogil
     cdef int _build(self, list rows, object only) except -1
-    cdef void _fill(self, const fr_cell *cell, const unsigned char *wanted, uint32_t n) noexcept nogil
+    cdef void _fill(self, const fr_table_cell *cell, const unsigned char *wanted, uint32_t n) noexcept nogil

@@ -193,8 +193,7 @@ class Binder:
 
     def _bind_in_zone(
         self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, minute: int
-    ) -> Generator[Command, Answer, Bound]:
-        yield from ()
+    ) -> Bound:
         if near is BUSY:
             slot = self._usable_slot(known) if known is not None else -1
             if known is not None and slot >= 0:
