@@ -52,7 +52,9 @@ def test_raising_a_weight_only_gains_cells(weights, data):
     heavier = data.draw(st.integers(weights[name], 65535))
     before, after = table(weights), table({**weights, name: heavier})
     for old, new in zip(before, after, strict=True):
-        assert [other for other in new if other != name] == [other for other in old if other != name][: len(new) - (name in new)]
+        assert [other for other in new if other != name] == [other for other in old if other != name][
+            : len(new) - (name in new)
+        ]
         if name in old:
             assert new.index(name) <= old.index(name)
 

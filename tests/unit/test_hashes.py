@@ -4,10 +4,10 @@ import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support import selection_oracles as oracles
 
 from fastroute._core.hashes import siphash128, xxh64
 from fastroute.errors import UsageError
+from tests.support import selection_oracles as oracles
 
 # xxHash's own sanity check values (specification's test vectors) and the xxhash packages' documentation.
 XXH64_PUBLISHED = [

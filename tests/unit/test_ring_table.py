@@ -4,10 +4,10 @@ import array
 import hashlib
 
 import pytest
-from tests.support import selection_oracles as oracles
 
 from fastroute._core.ring_table import CELLS_MAX, TableRing, gap
 from fastroute.errors import UsageError
+from tests.support import selection_oracles as oracles
 
 
 def named(ring: TableRing, names: list[str]) -> list[tuple[str, ...]]:
