@@ -47,7 +47,7 @@ cdef class Router:
         if on_failure not in ("move",):
             raise UsageError(f'on_failure {on_failure!r}: accepted is "move"; "fail" is not available in this version yet')
         self.pool, self.affinity, self.on_failure = pool, affinity, on_failure
-        if isinstance(key, str):
+        if not hasattr(key, "extract"):
             from fastroute.routing.keys import parse_rule  # a pure file above the core, needed by the control plane only
             key = parse_rule(key)
         self.key_rule = key

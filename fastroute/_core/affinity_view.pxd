@@ -27,6 +27,7 @@ cdef class AffinityView:
     cdef fr_clock clock
     cdef uint32_t ttl_ticks             # sliding idle expiry of a binding
     cdef uint32_t once_ticks            # the same for a key seen once
+    cdef uint32_t slide_ticks           # an expiry is moved only when it lags by more
     cdef uint32_t near_ticks            # trust in an entry that the store has confirmed; 0: the zone is the agreement
     cdef public bint trust_stale        # the store is away: entries are used however old
     cdef uint16_t *pool_slot_of         # zone slot -> pool slot or FR_NO_SLOT; ZONE_SLOTS entries

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from fastroute._core.affinity_view import AffinityView
 from fastroute._core.zone import Zone
@@ -117,12 +118,22 @@ class Affinity(AffinityBase):
             near = view.lookup(fingerprint)
             if near is not None and near != "busy" and near.slot >= 0 and view.pool.may_take_bound(near.slot):
                 return Bound(near.slot, "affinity-near", near.term, near.generation, "near")
+        return await self._take_off(view, key, fingerprint, hint)
+
+    def _take_off(
+        self, view: AffinityView, key: bytes, fingerprint: bytes, hint: Hint | None
+    ) -> Coroutine[Any, Any, Bound]:
+        """Claim the key's single flight now; the steps run when the result is awaited."""
         flight = self._flights[fingerprint] = asyncio.get_running_loop().create_future()
-        try:
-            return await super().bind(view, key, hint)
-        finally:
-            del self._flights[fingerprint]
-            flight.set_result(None)
+
+        async def fly() -> Bound:
+            try:
+                return await super(Affinity, self).bind(view, key, hint)
+            finally:
+                del self._flights[fingerprint]
+                flight.set_result(None)
+
+        return fly()
 
     async def unbind(self, view: AffinityView, key: bytes) -> None:
         """Forget the key, near and in the store (a record moved meanwhile is left alone)."""
@@ -143,16 +154,19 @@ class Affinity(AffinityBase):
         if len(self._learning) >= LEARNED_MAX:
             self.statistics.learned_dropped += 1
             return
-        server = view.pool.server_at(slot)
-        task = asyncio.get_running_loop().create_task(self._learn(view, key, server.name))
+        fingerprint = view.fingerprint(key)
+        if fingerprint in self._flights:  # somebody is binding it right now: the first writer wins
+            return
+        hint = (view.pool.server_at(slot).name, new_term(), 1)
+        task = asyncio.get_running_loop().create_task(self._learn(self._take_off(view, key, fingerprint, hint)))
         self._learning.add(task)
         task.add_done_callback(self._learning.discard)
 
     # -- drivers --------------------------------------------------------------------------------------------------------
 
-    async def _learn(self, view: AffinityView, key: bytes, server: str) -> None:
+    async def _learn(self, binding: Coroutine[Any, Any, Bound]) -> None:
         try:
-            await self.bind(view, key, (server, new_term(), 1))
+            await binding
             self.statistics.learned += 1
         except Exception as error:  # a background errand: whoever asks for the key next gets the error himself
             _log.warning("a binding learned from a response could not be written: %s", error)
