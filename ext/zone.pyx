@@ -153,7 +153,7 @@ class ZoneStatistics(NamedTuple):
 
 
 cdef str _mib(uint64_t size_bytes):
-    return f"{size_bytes / 1048576:.1f} MiB"
+    return f"{<double>size_bytes / 1048576.0:.1f} MiB"
 
 
 cdef bytes _joined(tuple names):
@@ -290,7 +290,9 @@ cdef class Zone:
             elif mutex_bytes != sizeof(pthread_mutex_t):
                 found = (f"was made with another C library or word size (locks of {mutex_bytes} bytes, "
                          f"here {sizeof(pthread_mutex_t)})")
-            elif size != self.size_bytes or facts.st_size != size:
+            elif facts.st_size != size:
+                found = f"is cut to {facts.st_size} of its {size} bytes"
+            elif size != self.size_bytes:
                 found = f"has {_mib(size)} ({size} bytes), asked for were {_mib(self.size_bytes)} ({self.size_bytes})"
             elif made_for != digest:
                 found = "was made with another identity secret"
