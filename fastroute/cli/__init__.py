@@ -136,3 +136,30 @@ def version(as_json: bool) -> None:
         "event_loop": loop,
     }
     click.echo(json.dumps(about))
+
+
+@main.command()
+@click.option("--requests", type=click.IntRange(1), metavar="N", help="End after N requests; status 1 on any mistake.")
+@click.option("--ports", default="8080,8081", show_default=True, help="The replicas' ports; 0 takes a free one.")
+@click.option("--servers", type=click.IntRange(1, 50), default=3, show_default=True, help="Application servers.")
+@click.option("--users", type=click.IntRange(1, 1_000_000), default=300, show_default=True, help="Generated users.")
+@click.option("--no-memcached", is_flag=True, help="Share one zone even if memcached is installed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
+def demo(requests: int | None, ports: str, servers: int, users: int, no_memcached: bool, as_json: bool) -> None:
+    """Show two replicas that agree: small servers, users who come to both replicas at once, a live table.
+
+    Runs until Ctrl-C, or for --requests N. Uses memcached if it is installed, else one shared zone.
+    """
+    from fastroute.cli.demo.children import parse_ports
+    from fastroute.cli.demo.run import run_demo
+
+    sys.exit(
+        run_demo(
+            ports=parse_ports(ports),
+            servers=servers,
+            users=users,
+            requests=requests,
+            memcached=not no_memcached,
+            as_json=as_json,
+        )
+    )

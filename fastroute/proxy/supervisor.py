@@ -399,7 +399,7 @@ def _signal_name(number: int) -> str:
 
 
 def _raise_file_limit() -> None:
-    """A proxied request holds two descriptors: the usual soft limit, 1024, is far below the default of 10000 clients."""
+    """A request holds two descriptors: the usual soft limit of 1024 is far below the default of 10000 clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
