@@ -407,7 +407,7 @@ static int fr_connection(const uint8_t *data, fr_head *head, const fr_field *fie
 typedef struct {
     uint32_t seen;                       /* FR_BIT of every known field */
     uint32_t repeated;                   /* of those that came more than once */
-    uint16_t host, length, coding, upgrade; /* index of the (last) such field */
+    uint16_t host, length, coding, upgrade; /* index of the (last) such field; means nothing unless it was seen */
     int options;
 } fr_summary;
 
@@ -416,8 +416,7 @@ static int fr_parse_fields(const uint8_t *data, fr_head *head, const fr_walk_sta
                            fr_summary *summary)
 {
     fr_field *field = head->fields;
-    summary->seen = summary->repeated = 0;
-    summary->options = 0;
+    memset(summary, 0, sizeof *summary);
     for (uint32_t line = 1; line < walk->lines; line++, field++) {
         const uint8_t *name = data + ends[line - 1] + 2, *end = data + ends[line], *p = name, *value;
         size_t name_size;
@@ -684,11 +683,13 @@ static int fr_request_line(const uint8_t *data, uint32_t at, uint32_t end, const
  * that says something else is refused rather than replaced. */
 static int fr_judge_host(const uint8_t *data, fr_head *head, const fr_summary *summary)
 {
-    const fr_field *field = &head->fields[summary->host];
-    const uint8_t *host = data + field->value_at, *authority = data + head->authority_at;
+    const fr_field *field;
+    const uint8_t *host, *authority = data + head->authority_at;
     size_t host_size, authority_host_size;
     if (!(summary->seen & FR_BIT(FR_FIELD_HOST)))
         return head->minor > 0 ? -400 : 1;
+    field = &head->fields[summary->host];
+    host = data + field->value_at;
     if (summary->repeated & FR_BIT(FR_FIELD_HOST) || !fr_is_authority(host, field->value_size, &host_size))
         return -400;
     if (head->authority_size) {

@@ -102,7 +102,7 @@ cdef class TokenCodec:
         cdef fr_token_key *key
         cdef bytes derived, mask, context, purpose_bytes = purpose.encode(), fleet_bytes = fleet.encode(), key_id
         cdef uint32_t i
-        secrets = list(secrets)
+        secrets = [bytes(secret) if isinstance(secret, bytes) else secret for secret in secrets]  # subclasses too
         if not 1 <= len(secrets) <= TOKEN_KEYS_MAX:
             raise UsageError(f"{len(secrets)} token secrets: accepted are 1 to {TOKEN_KEYS_MAX}")
         if len(purpose_bytes) > 255 or len(fleet_bytes) > 255:
