@@ -259,7 +259,7 @@ class Binder:
                 return self._claim_in_zone(
                     fingerprint, slot, known.term, generation + 1, "moved", kind, provisional=provisional
                 )
-            if status == BUSY:
+            if stands is None:  # the table is busy: nothing could be written
                 return Bound(slot, "fallback-hash", 0, 0, "unknown")
             if stands.slot >= 0 and stands.slot != excluded and self._view.pool.may_take_bound(stands.slot):
                 return Bound(stands.slot, "affinity-near", stands.term, stands.generation, "adopted")
