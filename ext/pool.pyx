@@ -28,10 +28,10 @@ from fastroute._core.ring_table cimport TableRing
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable, fr_counters_begin, fr_counters_end, fr_precise_ns
 
-from fastroute._core.ring_table import CELLS_MAX, CELLS_MIN
-from fastroute._core.server_table import SERVERS_MAX
+from fastroute._core.ring_table import CELLS_MAX as _CELLS_MAX, CELLS_MIN as _CELLS_MIN
+from fastroute._core.server_table import SERVERS_MAX as _SERVERS_MAX
 from fastroute.errors import NoServerAvailable, UsageError
-from fastroute.model import STATES, Server, check_name, check_weight
+from fastroute.model import STATES as _STATES, Server, check_name, check_weight
 
 
 cdef extern from "fr_key.h":
@@ -100,8 +100,8 @@ def _check_servers(servers):
     for server in rows:
         if not isinstance(server, Server):
             raise UsageError(f"servers: found {type(server).__name__}; accepted are Server objects")
-    if len(rows) > SERVERS_MAX:
-        raise UsageError(f"{len(rows)} servers: a pool holds at most {SERVERS_MAX}")
+    if len(rows) > _SERVERS_MAX:
+        raise UsageError(f"{len(rows)} servers: a pool holds at most {_SERVERS_MAX}")
     rows.sort(key=lambda server: server.name)
     for left, right in zip(rows, rows[1:]):
         if left.name == right.name:
@@ -151,8 +151,8 @@ cdef class Pool:
         check_name("fleet", fleet)
         _choice("policy", policy, POLICIES, POLICIES_PLANNED)
         _choice("ring", ring, RINGS, RINGS_PLANNED)
-        if not isinstance(slots, int) or isinstance(slots, bool) or not CELLS_MIN <= slots <= CELLS_MAX:
-            raise UsageError(f"slots {slots!r}: accepted are whole numbers from {CELLS_MIN} to {CELLS_MAX}")
+        if not isinstance(slots, int) or isinstance(slots, bool) or not _CELLS_MIN <= slots <= _CELLS_MAX:
+            raise UsageError(f"slots {slots!r}: accepted are whole numbers from {_CELLS_MIN} to {_CELLS_MAX}")
         if max_load is not None and (isinstance(max_load, bool) or not isinstance(max_load, (int, float)) or max_load != 0):
             raise UsageError(f"max_load {max_load!r}: bounded load is planned, not built yet; accepted are None and 0")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
@@ -164,13 +164,12 @@ cdef class Pool:
         self.name, self.fleet, self.policy, self.ring, self._zone = name, fleet, policy, ring, zone
         self.slots, self._seed = slots, seed
         self._policy = POLICIES.index(policy)
-        self._wants_ring = self._policy == POLICY_HASH
         fr_xoshiro_seed(&self._xoshiro, seed if seed else int.from_bytes(os.urandom(8), "little"))
         self._lock = threading.RLock()
         self._servers, self._states = (), {}
         self._table = ServerTable()
         with self._lock:
-            self._swap(rows, {server.name: FR_READY for server in rows})
+            self._swap(rows, {server.name: FR_READY for server in rows}, self._policy == POLICY_HASH)
 
     def __dealloc__(self):
         fr_round_robin_free(&self._round_robin)
@@ -272,7 +271,7 @@ cdef class Pool:
         return -1
 
     cdef int fallback(self, const uint8_t *key, Py_ssize_t size) noexcept:
-        if not self._wants_ring:
+        if not self._has_ring:
             try:
                 self.prepare_fallback()
             except Exception:
@@ -461,7 +460,7 @@ cdef class Pool:
         reasons = {}
         for server in self._servers:
             state = self._states[server.name]
-            reasons[server.name] = STATES[state] if state != FR_READY else "weight 0" if not server.weight else "ready"
+            reasons[server.name] = _STATES[state] if state != FR_READY else "weight 0" if not server.weight else "ready"
         return NoServerAvailable(self.name, reasons)
 
     # ---- control plane ----
@@ -482,9 +481,9 @@ cdef class Pool:
         Raises:
             UsageError: a server that is not in the pool, or another state.
         """
-        if state not in STATES:
-            raise UsageError(f"state {state!r}: accepted: {', '.join(STATES)}")
-        code = STATES.index(state)
+        if state not in _STATES:
+            raise UsageError(f"state {state!r}: accepted: {', '.join(_STATES)}")
+        code = _STATES.index(state)
         with self._lock:
             self._known(name)
             if self._states[name] != code:
@@ -505,14 +504,10 @@ cdef class Pool:
 
     def prepare_fallback(self):
         """Build the ring that answers while the store is away, if it is not there: some 20 ms for 131072 slots."""
-        if not self._wants_ring:
+        if not self._has_ring:
             with self._lock:
-                self._wants_ring = True
-                try:
-                    self._swap(self._servers, self._states)
-                except BaseException:
-                    self._wants_ring = False
-                    raise
+                if not self._has_ring:
+                    self._swap(self._servers, self._states, True)
 
     def _known(self, name):
         for server in self._servers:
@@ -520,7 +515,7 @@ cdef class Pool:
                 return server
         raise UsageError(f"server {name!r} is not in pool {self.name!r}")
 
-    cdef int _swap(self, tuple servers, dict states) except -1:
+    cdef int _swap(self, tuple servers, dict states, bint with_ring=False) except -1:
         # Compute all that picks read from (servers, states); nothing is in force before the last stretch.
         cdef dict slots = self._table.assign([server.name for server in servers])
         cdef TableRing ring = None, main_ring = self._main_ring, backup_ring = self._backup_ring, overlay = None
@@ -539,7 +534,8 @@ cdef class Pool:
         on_backup = not eligible
         if on_backup:
             eligible = [server for server in ready if server.weight]
-        if self._wants_ring:
+        with_ring = with_ring or self._has_ring
+        if with_ring:
             inputs = _ring_inputs(servers, slots, False)
             if inputs != main_inputs:
                 main_ring, main_inputs = _build_ring(inputs, self.slots), inputs
@@ -575,7 +571,7 @@ cdef class Pool:
         self._round_robin, self._random = round_robin, random
         self._main_ring, self._main_inputs = main_ring, main_inputs
         self._backup_ring, self._backup_inputs = backup_ring, backup_inputs
-        self._ring, self._overlay = ring, overlay
+        self._ring, self._overlay, self._has_ring = ring, overlay, with_ring
         self.version += servers is not self._servers
         self._servers, self._states, self.ready_count = servers, states, len(ready)
         self._point()
@@ -631,6 +627,16 @@ cdef class Pool:
         """Slot of the policy's pick, -1 when no server is eligible."""
         return self.pick(<const uint8_t *><const char *>key, len(key))
 
+    def pick_other_slot(self, bytes key not None, tried):
+        """Like pick_slot, but none of the tried slots (16 at most count); -1 when no other server is eligible."""
+        cdef uint16_t slots[16]
+        cdef int count = 0
+        for slot in tried:
+            if count < 16:
+                slots[count] = slot
+                count += 1
+        return self.pick_other(<const uint8_t *><const char *>key, len(key), slots, count)
+
     def fallback_slots(self, bytes key not None, int n):
         """Slots that every replica answers alike whatever the policy: at most n distinct eligible ones, first choice first."""
         self.prepare_fallback()
@@ -664,7 +670,7 @@ cdef class Pool:
             UsageError: a server that is not in the pool.
         """
         self._known(name)
-        return STATES[self._states[name]]
+        return _STATES[self._states[name]]
 
     def statistics(self):
         """A moment's copy: PoolStatistics, with a ServerStatistics per server in the order of the names."""

@@ -22,7 +22,7 @@ cdef class Selection:
         generation: decisions since the claim.
     """
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise TypeError("a Selection is made by Pool.request() and by Router")
 
     @property

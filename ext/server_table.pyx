@@ -16,7 +16,7 @@ from fastroute._core.base cimport FR_ABSENT_SERVER, FR_DRAINING, FR_NO_SLOT, FR_
 from fastroute._core.server_table cimport fr_counters
 
 from fastroute.errors import UsageError
-from fastroute.model import STATES
+from fastroute.model import STATES as _STATES
 
 cdef enum:
     LINE_BYTES = 64
@@ -114,6 +114,6 @@ cdef class ServerTable:
         cdef int slot = self.slot_of[server.name]
         cdef fr_counters *c = &self.counters[slot]
         return ServerStatistics(
-            server.name, server.address, STATES[self.state[slot]], server.weight, server.weight, server.backup,
+            server.name, server.address, _STATES[self.state[slot]], server.weight, server.weight, server.backup,
             c.in_flight, c.total, c.failures, c.latency_ewma_ns / 1e6,
         )

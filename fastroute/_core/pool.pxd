@@ -49,7 +49,7 @@ cdef class Pool:
     cdef dict _states                       # name -> FR_*
     cdef readonly int ready_count
     cdef readonly uint64_t version          # grows with each change of membership
-    cdef bint _wants_ring                   # the policy needs it, or a fallback did
+    cdef bint _has_ring                     # the policy needs it, or a fallback did
     cdef TableRing _ring                    # the ring in force: of the main servers, or of the backups
     cdef TableRing _main_ring
     cdef TableRing _backup_ring
@@ -80,7 +80,7 @@ cdef class Pool:
     cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
     cdef int _pick_object(self, object key) except -2
     cdef object _none_available(self)
-    cdef int _swap(self, tuple servers, dict states) except -1
+    cdef int _swap(self, tuple servers, dict states, bint with_ring=*) except -1
     cdef int _point(self) except -1
 
 cdef class PoolRequest(Selection):

@@ -1,5 +1,7 @@
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
 VERSION: int
 CELLS_MIN: int
 CELLS_MAX: int
@@ -7,6 +9,7 @@ SERVERS_MAX: int
 
 def gap(low: int) -> int: ...
 
+@disjoint_base
 class TableRing:
     @property
     def cells(self) -> int: ...

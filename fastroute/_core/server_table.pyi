@@ -1,5 +1,7 @@
 from typing import NamedTuple
 
+from typing_extensions import disjoint_base
+
 from fastroute.model import Server
 
 SERVERS_MAX: int
@@ -16,6 +18,7 @@ class ServerStatistics(NamedTuple):
     failures_total: int
     latency_ms: float
 
+@disjoint_base
 class ServerTable:
     @property
     def capacity(self) -> int: ...

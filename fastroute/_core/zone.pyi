@@ -1,5 +1,5 @@
 from types import TracebackType
-from typing import Literal, NamedTuple, Self, final
+from typing import Literal, NamedTuple, Self
 
 LAYOUT: int
 DIRECTORY: str
