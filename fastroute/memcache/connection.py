@@ -1,0 +1,280 @@
+"""One pipelined connection to one memcached node: made in the background, kept, given up when it is late, made again.
+
+What it is: the sockets and timers around a MetaCodec (fastroute/_core/mc_meta), which holds the protocol and the queue.
+What it is not: it does not know keys (client.py) or other nodes (cluster.py).
+
+Rules of this file
+- Nobody waits for a node that is known to be away: requests are answered DOWN until a new connection answered a probe.
+  Only before the first connection do they wait, within their time limit.
+- One write per turn of the event loop carries everything that was asked in it.
+- One coarse timer watches the oldest request; all have the same time limit, so the oldest is due first. What is late
+  ends the connection: its answer, when it comes after all, finds nobody to be given to.
+- One task per node makes connections, one at a time, with growing, jittered pauses: a restarted store is not stormed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+import socket
+import ssl
+from typing import cast
+
+from fastroute._core.mc_meta import MetaCodec
+from fastroute.errors import UsageError
+
+__all__ = ["NodeConnection"]
+
+CONNECT_TIMEOUT_S = 1.0
+"""Limit of one attempt, from the first SYN to the answer to the probe; TLS and a lost SYN (1 s in Linux) included."""
+RECONNECT_PAUSE_MIN_S = 0.02
+"""First pause after a connection that had worked; a memcached restarts in some 20 ms."""
+RECONNECT_PAUSE_MAX_S = 1.0
+"""Longest pause: bounds how long a node that is back stays unused."""
+RECONNECT_PAUSE_JITTER_RATIO = 0.5
+"""Pauses are drawn from (1 - ratio .. 1) of their length, so that a fleet does not come back in one burst."""
+STABLE_S = 5.0
+"""A connection that lived this long resets the pauses; one that always breaks at once does not."""
+TICKS_PER_TIMEOUT = 5
+"""The watch looks this often per time limit: a request ends between 1.0 and 1.2 time limits."""
+GRACE_S = 0.001
+"""A late answer gets one more turn of the loop to be read: the loop itself may have been held up, not the store."""
+
+
+class NodeConnection:
+    """Keeps a codec connected.
+
+    Args:
+        where: (host, port) or the path of a unix socket.
+        codec: what writes and reads.
+        timeout_s: time limit of a request, the codec's own.
+        tls: context for TLS, or None.
+        server_hostname: name to check the certificate against; None takes the host.
+        username, password: credentials of memcached -Y, or None.
+    """
+
+    def __init__(
+        self,
+        where: tuple[str, int] | str,
+        codec: MetaCodec,
+        *,
+        timeout_s: float,
+        tls: ssl.SSLContext | None = None,
+        username: str | None = None,
+        password: str | None = None,
+    ) -> None:
+        self.codec = codec
+        self._where = where
+        self._tls = tls
+        self._username, self._password = username, password
+        self._tick_s = timeout_s / TICKS_PER_TIMEOUT
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._link: _Link | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._late = False
+        self._tried: asyncio.Event = asyncio.Event()
+        self.attempts_failed = 0
+        codec.attach(_no_loop, _no_loop, self.start, self._came_up, self._failed)
+
+    def start(self) -> None:
+        """Begin to connect, in the running event loop; the second call does nothing.
+
+        Raises:
+            UsageError: there is no running event loop.
+        """
+        if self._task is not None:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError("the asynchronous store is used inside a running event loop") from None
+        self._loop = loop
+        self.codec.attach(
+            loop.create_future,
+            functools.partial(loop.call_soon, self._flush),
+            self.start,
+            self._came_up,
+            self._failed,
+        )
+        self.codec.opening()
+        self._task = loop.create_task(self._keep_connected())
+
+    async def wait_tried(self) -> None:
+        """Return when the first attempt is over, with or without success."""
+        await self._tried.wait()
+
+    async def aclose(self) -> None:
+        """Close for good; what waits is answered UNKNOWN or DOWN. The second call does nothing."""
+        self.codec.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        link, self._link = self._link, None
+        if link is not None:
+            link.abort()
+            await link.lost
+        self._tried.set()
+
+    # ------------------------------------------------------------------ connecting
+
+    async def _keep_connected(self) -> None:
+        assert self._loop is not None
+        pause_s = RECONNECT_PAUSE_MIN_S
+        while True:
+            began_s = self._loop.time()
+            link = await self._connect()
+            self._tried.set()
+            if link is not None:
+                await asyncio.shield(link.lost)
+                if self._loop.time() - began_s >= STABLE_S:
+                    pause_s = RECONNECT_PAUSE_MIN_S
+            await asyncio.sleep(pause_s * (1 - RECONNECT_PAUSE_JITTER_RATIO * random.random()))  # noqa: S311
+            pause_s = min(2 * pause_s, RECONNECT_PAUSE_MAX_S)
+
+    async def _connect(self) -> _Link | None:
+        # One attempt: connect, say hello, wait for the answer. None when it failed; the codec knows why.
+        assert self._loop is not None
+        loop = self._loop
+        hello = self.codec.hello(self._username, self._password)
+        link = self._link = _Link(self, self.codec, loop)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if isinstance(self._where, str):
+                    name = "localhost" if self._tls is not None else None
+                    await loop.create_unix_connection(lambda: link, self._where, ssl=self._tls, server_hostname=name)
+                else:
+                    host, port = self._where
+                    await loop.create_connection(lambda: link, host, port, ssl=self._tls)
+                assert link.transport is not None
+                link.transport.write(hello)
+                await link.came_up
+                return link
+        except TimeoutError:
+            self._attempt_failed(link, "no connection, or no answer to the probe, within the time limit")
+        except OSError as error:  # refused, unreachable, no such name, TLS
+            self._attempt_failed(link, f"{type(error).__name__}: {error}")
+        except asyncio.CancelledError:
+            link.abort()
+            raise
+        return None
+
+    def _attempt_failed(self, link: _Link, reason: str) -> None:
+        self.attempts_failed += 1
+        self.codec.fail(self.codec.failure or reason if link.broken else reason)
+        link.abort()
+        if self._link is link:
+            self._link = None
+
+    def _came_up(self) -> None:
+        if self._link is not None and not self._link.came_up.done():
+            self._link.came_up.set_result(None)
+
+    def _failed(self, reason: str) -> None:
+        # The codec gave the connection up: what it said is not to be read any further.
+        link = self._link
+        if link is not None:
+            link.broken = True
+            link.abort()
+            if not link.came_up.done():
+                link.came_up.set_exception(ConnectionError(reason))
+
+    def _lost(self, link: _Link, error: Exception | None) -> None:
+        if not link.came_up.done():
+            link.came_up.set_exception(ConnectionError("closed by the node before it answered the probe"))
+        if link is self._link:
+            self._link = None
+            if not link.broken:
+                self.codec.fail("closed by the node" if error is None else f"{type(error).__name__}: {error}")
+
+    # ------------------------------------------------------------------ requests
+
+    def _flush(self) -> None:
+        # Called once per turn of the loop in which something was asked.
+        link = self._link
+        if link is not None and not link.paused:
+            data = self.codec.take()
+            if data:
+                assert link.transport is not None
+                link.transport.write(data)
+        if self._timer is None:
+            assert self._loop is not None
+            self._timer = self._loop.call_later(self._tick_s, self._watch)
+
+    def _watch(self) -> None:
+        self._timer = None
+        codec = self.codec
+        assert self._loop is not None
+        if not codec.in_flight:
+            return
+        after_s = self._tick_s
+        if not codec.overdue():
+            self._late = False
+        elif codec.opening_first:
+            codec.away("no connection yet")
+            return
+        elif self._late:
+            self._late = False
+            codec.expire()
+            return
+        else:
+            self._late = True
+            after_s = GRACE_S
+        self._timer = self._loop.call_later(after_s, self._watch)
+
+
+class _Link(asyncio.Protocol):
+    """One connection, from its attempt to its end."""
+
+    def __init__(self, owner: NodeConnection, codec: MetaCodec, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.paused = False
+        self.broken = False  # the codec has already been told, or told us
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self.came_up: asyncio.Future[None] = loop.create_future()
+        self.came_up.add_done_callback(_retrieve)
+        self._owner = owner
+        # Straight into the compiled decoder, which is deaf to a connection that was replaced.
+        self.data_received = codec.inlet().data_received  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        connected = transport.get_extra_info("socket")
+        if connected is not None and connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(None)
+        self._owner._lost(self, error)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self._owner._flush()
+
+    def abort(self) -> None:
+        """Close without waiting; connection_lost follows if there was a connection."""
+        if self.transport is not None:
+            self.transport.abort()
+        elif not self.lost.done():
+            self.lost.set_result(None)
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    # An attempt that nobody waits for any more must not be reported as forgotten.
+    if not future.cancelled():
+        future.exception()
+
+
+def _no_loop() -> asyncio.Future[None]:
+    raise UsageError("the asynchronous store is used inside a running event loop")
