@@ -200,6 +200,16 @@ cdef inline Reply _new_reply(int status):
     reply.ttl_s = -2
     return reply
 
+def make_reply(status, value=None, cas=0, generation=0, client_flags=0):
+    """A Reply that did not come through a codec: of the blocking client, or of a test's stand-in."""
+    cdef Reply reply = _new_reply(status)
+    reply.value = value
+    reply.cas = cas
+    reply.generation = generation
+    reply.client_flags = client_flags
+    return reply
+
+
 cdef Reply _REPLY_UNKNOWN = _new_reply(FR_MC_UNKNOWN)
 cdef Reply _REPLY_DOWN = _new_reply(FR_MC_DOWN)
 cdef Reply _REPLY_FOREIGN_TOKEN = _new_reply(FR_MC_EXISTS)
@@ -290,7 +300,8 @@ cdef class MetaCodec:
         check: CHECK_OPAQUE, CHECK_KEY or CHECK_NOTHING.
 
     Every request method returns what `new_waiter` made (a future): it gets a Reply, or a pair of them. Raises UsageError
-    for a key, value or time to live outside the limits; then nothing was written.
+    for a key, value or time to live outside the limits; then nothing was written. A request that is answered DOWN is
+    answered at once, without a turn of the event loop: who tries again in a loop has to pause.
 
     Notes: not thread-safe; belongs to one event loop.
     """
