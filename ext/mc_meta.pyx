@@ -200,6 +200,16 @@ cdef inline Reply _new_reply(int status):
     reply.ttl_s = -2
     return reply
 
+def make_reply(status, value=None, cas=0, generation=0, client_flags=0):
+    """A Reply that did not come through a codec: of the blocking client, or of a test's stand-in."""
+    cdef Reply reply = _new_reply(status)
+    reply.value = value
+    reply.cas = cas
+    reply.generation = generation
+    reply.client_flags = client_flags
+    return reply
+
+
 cdef Reply _REPLY_UNKNOWN = _new_reply(FR_MC_UNKNOWN)
 cdef Reply _REPLY_DOWN = _new_reply(FR_MC_DOWN)
 cdef Reply _REPLY_FOREIGN_TOKEN = _new_reply(FR_MC_EXISTS)
@@ -290,14 +300,14 @@ cdef class MetaCodec:
         check: CHECK_OPAQUE, CHECK_KEY or CHECK_NOTHING.
 
     Every request method returns what `new_waiter` made (a future): it gets a Reply, or a pair of them. Raises UsageError
-    for a key, value or time to live outside the limits; then nothing was written.
+    for a key, value or time to live outside the limits; then nothing was written. A request that is answered DOWN is
+    answered at once, without a turn of the event loop: who tries again in a loop has to pause.
 
     Notes: not thread-safe; belongs to one event loop.
     """
 
-    def __init__(self, *, uint64_t timeout_ms=TIMEOUT_MS, uint64_t value_bytes_max=VALUE_BYTES_MAX,
-                 uint32_t in_flight_max=IN_FLIGHT_MAX, uint64_t queued_bytes_max=QUEUED_BYTES_MAX,
-                 int check=CHECK_OPAQUE):
+    def __init__(self, *, timeout_ms=50, value_bytes_max=1048064, in_flight_max=4096, queued_bytes_max=16777216,
+                 check=1):
         cdef uint32_t capacity = 2
         if self._slots != NULL:
             raise UsageError("a MetaCodec is initialised once")

@@ -183,7 +183,7 @@ class MemcacheNode:
     # ------------------------------------------------------------------ requests
 
     def get(self, key: Key, touch_s: float | None = None) -> ReplyFuture:
-        """HIT with value, cas, client_flags and the time to live left, or MISS; `touch_s` renews it in the same request."""
+        """HIT with value, cas, client_flags and the time to live left, or MISS; `touch_s` renews it too."""
         return self.codec.get(key, touch_s)
 
     def get_and_touch(self, key: Key, ttl_s: float) -> ReplyFuture:

@@ -1,12 +1,12 @@
 """Memcached: the store, one node or several, as everything above uses it.
 
 What it is: which key lives on which node, and the same requests as on one node (client.py), by key.
-What it is not: it does not copy records to other nodes and does not decide what to do when one is away (affinity, cache).
+What it is not: it neither copies records to other nodes nor decides what to do without one (affinity, cache).
 
 The home of a key is found by rendezvous hashing over the CONFIGURED nodes: the node with the highest
 XXH64(key, seed = XXH64(node's name)). A node that is away keeps its keys: they are answered DOWN, never looked up
-elsewhere, because a node that comes back with old values would serve them. The order of the nodes does not matter; their
-spelling does, so every replica has to write a node the same way.
+elsewhere, because a node that comes back with old values would serve them. The order of the nodes does not matter,
+their spelling does: every replica has to write a node the same way.
 """
 
 from __future__ import annotations

@@ -149,9 +149,7 @@ class NodeConnection:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 if isinstance(self._where, str):
                     name = "localhost" if self._tls is not None else None
-                    await loop.create_unix_connection(
-                        lambda: link, self._where, ssl=self._tls, server_hostname=name
-                    )
+                    await loop.create_unix_connection(lambda: link, self._where, ssl=self._tls, server_hostname=name)
                 else:
                     host, port = self._where
                     await loop.create_connection(lambda: link, host, port, ssl=self._tls)

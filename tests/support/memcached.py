@@ -6,8 +6,8 @@
         store.suspend(); store.resume()     # SIGSTOP, SIGCONT
         store.command("flush_all")          # one text command, the raw answer
 
-Rules: loopback only; nothing sleeps to hope (readiness is an answer to `mn`, death is waited for); every process started
-here ends with the block, and at the latest with the interpreter.
+Rules: loopback only; nothing sleeps to hope (readiness is an answer to `mn`, death is waited for); every process
+ends with the block, and at the latest with the interpreter.
 """
 
 from __future__ import annotations
