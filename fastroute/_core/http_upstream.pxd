@@ -1,0 +1,75 @@
+# http_upstream: the servers' side. One keep-alive connection that carries one exchange at a time, its strict reading of
+# responses, and the idle connections kept per server. Whoever asks for an exchange is a Sink.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from fastroute._core.http_head cimport fr_chunked, fr_head, fr_head_limits
+from fastroute._core.http_wire cimport Engine, Wire, fr_out
+from fastroute._core.pool cimport Pool
+
+# How an exchange failed; nothing of the response has been passed on before FR_FAIL_BODY.
+cdef enum:
+    FR_FAIL_CLOSED = 1                  # closed before a byte of the response came
+    FR_FAIL_PARTIAL = 2                 # closed within the head, or after interim responses
+    FR_FAIL_PROTOCOL = 3                # not a response that may be passed on
+    FR_FAIL_TIMEOUT = 4                 # no response within the time limit
+    FR_FAIL_BODY = 5                    # closed, timed out or not the protocol within the body
+
+cdef class Sink(Wire):
+    # An interim response (1xx, never 101). data and head live for this call only.
+    cdef void on_interim(self, const uint8_t *data, const fr_head *head) noexcept
+    # The final response head; framing is FR_BODY_* as it applies to this request. May end the exchange.
+    cdef void on_head(self, const uint8_t *data, const fr_head *head, int framing) noexcept
+    # A run of body bytes, not framed. `whole` is the bytes object that is exactly this run, or None.
+    cdef void on_body(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept
+    # The response is complete; the connection is idle again or closed.
+    cdef void on_end(self) noexcept
+    # It failed; the connection is gone. reused: the connection had carried an exchange before.
+    cdef void on_fail(self, int how, bint reused) noexcept
+    # Everything that one read brought has been passed on.
+    cdef void on_flush(self) noexcept
+    # The server takes request bytes again, or no longer.
+    cdef void on_flow(self, bint paused) noexcept
+
+cdef class Upstream(Wire):
+    cdef readonly ServerLine line
+    cdef Sink sink
+    cdef fr_out kept                    # a response head that came in pieces
+    cdef size_t searched
+    cdef fr_chunked chunked
+    cdef uint64_t left
+    cdef int state, interim
+    cdef Py_ssize_t unsent_before       # at the last look, while the server does not read
+    cdef bint is_head, reused, keep_alive, request_complete, got_bytes
+    cdef bint deaf                      # a send failed: the server takes no more of the request
+    # Start an exchange. -1: the connection was found dead and nothing was sent.
+    cdef int begin(self, Sink sink, bytes request, bint is_head, bint request_complete) noexcept
+    # More bytes of the request as they go on the wire; last: these were the last ones.
+    cdef int more(self, const uint8_t *data, Py_ssize_t size, bint last) noexcept
+    # The sink turns away from the exchange: the connection is closed, no call to the sink follows.
+    cdef void forget(self) noexcept
+    cdef void _fail(self, int how) noexcept
+    cdef void _finish(self, bint clean) noexcept
+    cdef Py_ssize_t _head(self, const uint8_t *data, Py_ssize_t size) noexcept
+    cdef void _body(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept
+    cdef void _read(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept
+
+cdef class ServerLine:
+    cdef readonly object server         # fastroute.model.Server
+    cdef readonly int slot
+    cdef readonly Lines lines
+    cdef readonly uint64_t digest       # the hint that cookies carry
+    cdef list idle
+    # An idle connection, last used first; None when there is none. careful: ask the kernel whether it is still open.
+    cdef Upstream take(self, bint careful)
+    cdef void give(self, Upstream upstream) noexcept
+
+cdef class Lines:
+    cdef readonly Engine engine
+    cdef readonly Pool pool
+    cdef object codec
+    cdef fr_head_limits limits
+    cdef uint64_t response_ms, idle_ms
+    cdef list by_slot
+    cdef readonly int pending           # requests that wait for a connection or for a decision
+    cdef int pending_max
+    # The line of the server that is in this slot now.
+    cdef ServerLine line(self, int slot)

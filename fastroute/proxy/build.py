@@ -1,0 +1,190 @@
+"""From a configuration to the objects that serve it: zone, store, affinity, and per pool router, connections, slow path.
+
+Nothing here accepts or connects. Rules of this file: what is made is owned by Parts and closed by it, last made first.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastroute._core.http_relay import Relay
+from fastroute._core.http_upstream import Lines
+from fastroute._core.http_wire import Engine
+from fastroute._core.pool import Pool
+from fastroute._core.router import Router
+from fastroute._core.token import TokenCodec
+from fastroute._core.zone import Zone
+from fastroute.affinity import Affinity
+from fastroute.affinity.base import identity_of
+from fastroute.clock import Clock
+from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyConfig
+from fastroute.errors import ConfigError
+from fastroute.proxy.forward import SlowPath
+from fastroute.proxy.listener import trust_of
+
+__all__ = ["Parts", "PoolParts", "make_relay", "open_parts"]
+
+
+@dataclass
+class PoolParts:
+    """What serves one pool."""
+
+    config: PoolConfig
+    pool: Pool
+    router: Router
+    lines: Lines
+    slow: SlowPath
+    codec: TokenCodec | None
+
+
+@dataclass
+class Parts:
+    """Everything between listeners and servers."""
+
+    pools: dict[str, PoolParts] = field(default_factory=dict)
+    zone: Zone | None = None
+    store: Any = None
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def aclose(self) -> None:
+        """Close all of it."""
+        await self.stack.aclose()
+
+
+class _OwnCookie:
+    """The key rule of sticky.on = "insert" for Router.key_of: the key inside the balancer's own signed cookie."""
+
+    def __init__(self, codec: TokenCodec, name: str) -> None:
+        self._codec, self._name = codec, name.encode()
+
+    def extract(self, fields: Any) -> bytes | None:
+        value = next((v for k, v in fields.items() if k.lower() == "cookie"), b"")
+        for pair in (value.encode("latin-1", "replace") if isinstance(value, str) else value).split(b";"):
+            name, equals, text = pair.strip(b" \t").partition(b"=")
+            if equals and name == self._name:
+                found = self._codec.verify_text(text)
+                return found[0] if isinstance(found, tuple) else None
+        return None
+
+
+async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: Any = None) -> Parts:
+    """Build all pools of a configuration.
+
+    Args:
+        config: loaded and checked.
+        engine: of the proxy.
+        clock: for stamps.
+        affinity: used for every sticky pool instead of one made from the configuration.
+
+    Raises:
+        ConfigError: something signed without a secret.
+        UsageError: a zone that cannot be opened as configured.
+    """
+    parts = Parts()
+    try:
+        if affinity is None and any(pool.sticky for pool in config.pools.values()):
+            parts.zone = Zone(
+                config.zone.name or config.fleet,
+                config.zone.size_bytes,
+                identity_of(config.identity_secret, config.fleet),
+            )
+            parts.stack.callback(parts.zone.close)
+            if config.store is not None:
+                from fastroute.memcache.cluster import Memcached  # only a fleet with a store needs it
+
+                parts.store = Memcached(
+                    list(config.store.memcached), copies=config.store.copies, timeout=config.store.timeout_s, watch=config.store.watch
+                )
+                await parts.stack.enter_async_context(parts.store)
+        for name, pool_config in config.pools.items():
+            parts.pools[name] = await _open_pool(config, name, pool_config, parts, engine, clock, affinity)
+    except BaseException:
+        await parts.aclose()
+        raise
+    return parts
+
+
+async def _open_pool(
+    config: Config, name: str, of: PoolConfig, parts: Parts, engine: Engine, clock: Clock, affinity: Any
+) -> PoolParts:
+    pool = Pool(
+        name,
+        of.server_list(),
+        policy=of.policy,
+        ring=of.ring,
+        slots=of.slots,
+        max_load=of.max_load or None,
+        zone=parts.zone,
+        fleet=config.fleet,
+    )
+    sticky, codec = of.sticky, None
+    if sticky and sticky.on.kind == "insert":
+        if not config.secret:
+            raise ConfigError(f"pool {name!r} is sticky by a signed cookie, which needs `secret`: at least 32 bytes")
+        codec = TokenCodec([bytes(one) for one in config.secret], config.fleet, f"affinity:{name}")
+    if sticky and affinity is None:
+        affinity = await parts.stack.enter_async_context(
+            Affinity(
+                parts.store,
+                ttl=sticky.ttl_s,
+                identity_secret=config.identity_secret,
+                cookie_secrets=config.secret,
+                fleet=config.fleet,
+                zone=parts.zone,
+                near_ttl=config.store.near_ttl_s if config.store else "2s",
+                clock=clock,
+            )
+        )
+    router = Router(
+        pool,
+        affinity=affinity if sticky else None,
+        key=_OwnCookie(codec, sticky.cookie.name) if sticky and codec else of.affinity_key or "client-ip",
+        on_failure=sticky.on_failure if sticky else "move",
+    )
+    lines = Lines(
+        engine,
+        pool,
+        codec,
+        response_head_bytes=of.limits.response_head_bytes,
+        response_s=of.timeouts.response_s,
+        idle_s=of.timeouts.idle_s,
+        pending=of.limits.pending,
+    )
+    names = {codec.server_digest(server.name): server.name for server in pool.servers} if codec else {}
+    slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s)
+    parts.stack.push_async_callback(slow.aclose)
+    return PoolParts(of, pool, router, lines, slow, codec)
+
+
+def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engine: Engine) -> Relay:
+    """A listener's compiled settings."""
+    rule, sticky = parts.config.affinity_key, parts.config.sticky
+    kind = rule.kind if rule else ""
+    return Relay(
+        engine,
+        parts.lines,
+        parts.router,
+        parts.slow,
+        limits=listener.limits,
+        timeouts=listener.timeouts,
+        attempts=parts.config.retry.attempts,
+        key_kind=kind,
+        key_name=sticky.cookie.name if sticky and kind == "insert" else rule.name if rule else "",
+        codec=parts.codec,
+        ttl_s=sticky.ttl_s if sticky else 0,
+        cookie_attributes=_cookie_attributes(sticky) if sticky else "",
+        trusts=trust_of(listener.trusted_proxies),
+        debug=config.debug_headers,
+    )
+
+
+def _cookie_attributes(sticky: StickyConfig) -> str:
+    cookie = sticky.cookie
+    text = f"; Path=/; HttpOnly; SameSite={cookie.same_site}"
+    if cookie.domain:
+        text += f"; Domain={cookie.domain}"
+    if cookie.secure == "always":
+        text += "; Secure"
+    return text

@@ -1,0 +1,135 @@
+"""What a request waits for: the affinity's answer, another server, a fresh connection. Asked by the compiled relay.
+
+Theory of operation. The relay calls route, move or connect with the request's epoch and goes on; each starts a task that
+ends in one call back (routed, unrouted, connected, connect_failed). A call back for a request that is over is ignored by
+the relay, so tasks need no cancelling when a client leaves.
+
+Rules of this file: every task has a time limit of its own (connect timeout, the store's timeout) and one outcome; a
+server that refuses is reported to passive health before the request goes on, so that its next choice knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from fastroute._core.http_relay import Downstream
+from fastroute._core.http_upstream import Lines, ServerLine
+from fastroute._core.router import Router
+from fastroute._core.selection import Selection
+from fastroute.errors import ConnectError, ConnectTimeout, NoServerAvailable
+from fastroute.health.passive import Passive
+from fastroute.proxy.upstream import open_upstream
+
+__all__ = ["SlowPath"]
+
+log = logging.getLogger("fastroute.proxy")
+
+CookieHint = tuple[int, int, int]
+"""(digest of the server's name, term, generation) from a verified cookie."""
+
+
+class SlowPath:
+    """The slow path of one pool's requests.
+
+    Args:
+        router: of the pool.
+        lines: its connections.
+        names: digest of a server's name -> the name.
+        connect_s: time limit of one connect, 0 for none.
+    """
+
+    def __init__(self, router: Router, lines: Lines, *, names: dict[int, str], connect_s: float) -> None:
+        self._router, self._lines, self._names, self._connect_s = router, lines, names, connect_s
+        self._pool = router.pool
+        self._passive = Passive()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._returns: dict[str, asyncio.TimerHandle] = {}
+
+    def route(self, downstream: Downstream, epoch: int, key: bytes, hint: CookieHint | None) -> None:
+        """Ask the affinity for the key's server."""
+        self._start(self._route(downstream, epoch, key, hint))
+
+    def move(self, downstream: Downstream, epoch: int, selection: Selection, timed_out: bool) -> None:
+        """The selection's server could not be reached: bind its key to another one."""
+        self._start(self._move(downstream, epoch, selection, timed_out))
+
+    def connect(self, downstream: Downstream, epoch: int, line: ServerLine) -> None:
+        """Open a connection for the request."""
+        self._start(self._connect(downstream, epoch, line))
+
+    async def aclose(self) -> None:
+        """End what is still waiting."""
+        for handle in self._returns.values():
+            handle.cancel()
+        self._returns.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _route(self, downstream: Downstream, epoch: int, key: bytes, hint: CookieHint | None) -> None:
+        try:
+            name = self._names.get(hint[0]) if hint else None
+            selection = await self._router.route(key, (name, hint[1], hint[2]) if hint and name else None)
+        except NoServerAvailable:
+            downstream.unrouted(epoch, 503)
+        except Exception:
+            log.exception("routing failed; this is a bug in fastroute, please report it")
+            downstream.unrouted(epoch, 500)
+        else:
+            downstream.routed(epoch, selection)
+
+    async def _move(self, downstream: Downstream, epoch: int, selection: Selection, timed_out: bool) -> None:
+        kind = ConnectTimeout if timed_out else ConnectError
+        evidence = kind("could not be reached", server=selection.server.name)
+        try:
+            moved = await self._router.move(selection, evidence)
+        except NoServerAvailable:
+            downstream.unrouted(epoch, 503)
+        except Exception:
+            log.exception("moving a binding failed; this is a bug in fastroute, please report it")
+            downstream.unrouted(epoch, 500)
+        else:
+            downstream.routed(epoch, moved)
+
+    async def _connect(self, downstream: Downstream, epoch: int, line: ServerLine) -> None:
+        self._lines.count_connect()
+        try:
+            upstream = await open_upstream(line, self._connect_s)
+        except ConnectError as error:
+            self._lines.count_connect_failure()
+            self._refused(error)
+            downstream.connect_failed(epoch, isinstance(error, ConnectTimeout))
+        except Exception:
+            log.exception("connecting failed; this is a bug in fastroute, please report it")
+            downstream.connect_failed(epoch, False)
+        else:
+            self._passive.accepted(line.server.name if line.server else "")
+            if not downstream.connected(epoch, upstream):
+                line.adopt(upstream)
+
+    def _refused(self, error: ConnectError) -> None:
+        """Leave the server out for a while, if others can take its requests."""
+        name, pool = error.server, self._pool
+        if name in self._returns or pool.slot_of(name) < 0 or pool.state_of(name) != "ready":
+            return
+        out_s = self._passive.refused(name, others_ready=pool.ready_count - 1)
+        if out_s is None:
+            return
+        log.warning("pool %s: server %s is out for %.0f s: %s", pool.name, name, out_s, error)
+        pool.set_state(name, "down")
+        self._returns[name] = asyncio.get_running_loop().call_later(out_s, self._let_in, name)
+
+    def _let_in(self, name: str) -> None:
+        """Let it have requests again: the first one is the try."""
+        del self._returns[name]
+        if self._pool.slot_of(name) >= 0 and self._pool.state_of(name) == "down":
+            self._pool.set_state(name, "ready")

@@ -1,0 +1,70 @@
+"""One listener: its sockets, its servers of the event loop, its Relay.
+
+Not here: binding (fastroute.proxy.sockets), what a connection does (http_relay).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+
+from fastroute._core.http_relay import Relay
+from fastroute.proxy.sockets import BACKLOG
+
+__all__ = ["Listener", "trust_of"]
+
+
+def trust_of(networks: Iterable[str]) -> Callable[[str], bool] | None:
+    """Whether an address is in one of the networks; None when there is no network."""
+    parsed = [ipaddress.ip_network(text, strict=False) for text in networks]
+    if not parsed:
+        return None
+
+    @functools.lru_cache(maxsize=4096)
+    def trusts(address: str) -> bool:
+        try:
+            found = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:  # a unix socket's peer
+            return False
+        return any(found in network for network in parsed)
+
+    return trusts
+
+
+class Listener:
+    """A listener that accepts.
+
+    Args:
+        name: as configured.
+        relay: makes its connections.
+        sockets: bound and listening; closed with the listener.
+    """
+
+    def __init__(self, name: str, relay: Relay, sockets: list[socket.socket]) -> None:
+        self.name, self.relay = name, relay
+        self._sockets = sockets
+        self._servers: list[asyncio.AbstractServer] = []
+
+    def addresses(self) -> list[tuple[str, int] | str]:
+        """(host, port) of each TCP socket, the path of each unix socket."""
+        found: list[tuple[str, int] | str] = []
+        for one in self._sockets:
+            name = one.getsockname()
+            found.append(name if isinstance(name, str) else (name[0], name[1]))
+        return found
+
+    async def start(self) -> None:
+        """Accept from now on."""
+        loop = asyncio.get_running_loop()
+        for one in self._sockets:
+            create = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await create(self.relay.make, sock=one, backlog=BACKLOG))
+
+    def stop_accepting(self) -> None:
+        """Refuse new connections; those that are open go on."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()

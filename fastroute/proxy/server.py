@@ -1,0 +1,145 @@
+"""`Proxy`: the reverse proxy as an object inside a running uvloop or asyncio loop.
+
+Not here: processes, signals, binding addresses for several workers (supervisor, worker, sockets).
+Theory of operation. start() builds everything between listeners and servers, then accepts; drain() stops accepting,
+ends idle connections, lets requests end with `Connection: close`, and cuts what is left when its time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from fastroute._core.http_wire import Engine
+from fastroute.clock import SYSTEM, Clock
+from fastroute.config.schema import Config
+from fastroute.errors import UsageError
+from fastroute.proxy.build import Parts, make_relay, open_parts
+from fastroute.proxy.listener import Listener
+from fastroute.proxy.sockets import lend, open_sockets
+
+__all__ = ["Proxy"]
+
+DRAIN_LOOK_S = 0.02
+"""How often a drain looks whether the last connection has ended."""
+
+
+class Proxy:
+    """A reverse proxy.
+
+    Args:
+        config: loaded and checked (fastroute.config.load).
+        sockets: listener's name -> bound, listening sockets, which the proxy then owns; None: it binds them itself.
+        clock: stamps cookies; tests hold it still.
+        affinity: what remembers bindings, for all sticky pools; None: made from the configuration.
+
+    Notes:
+        Belongs to one event loop. `async with` starts it and closes it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        sockets: Mapping[str, list[socket.socket]] | None = None,
+        clock: Clock = SYSTEM,
+        affinity: Any = None,
+    ) -> None:
+        self._config, self._given, self._clock, self._affinity = config, sockets, clock, affinity
+        self._engine: Engine | None = None
+        self._parts: Parts | None = None
+        self._listeners: list[Listener] = []
+        self._addresses: dict[str, list[tuple[str, int] | str]] = {}
+
+    async def start(self) -> None:
+        """Return when every listener accepts.
+
+        Raises:
+            BindError: an address cannot be had.
+            FastrouteError: the configuration cannot be served; nothing stays open.
+        """
+        if self._engine is not None:
+            raise UsageError("this proxy was started before; make another one")
+        self._engine = engine = Engine(self._clock)
+        try:
+            self._parts = await open_parts(self._config, engine, clock=self._clock, affinity=self._affinity)
+            sockets = self._given if self._given is not None else self._open()
+            engine.start(asyncio.get_running_loop())
+            for name, listener in self._config.listeners.items():
+                relay = make_relay(self._config, listener, self._parts.pools[listener.pool], engine)
+                self._listeners.append(Listener(name, relay, list(sockets[name])))
+            for ready in self._listeners:
+                await ready.start()
+                self._addresses[ready.name] = ready.addresses()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def _open(self) -> dict[str, list[socket.socket]]:
+        alone = msgspec.structs.replace(self._config, workers=1)
+        return lend(alone, open_sockets(alone), 0)
+
+    def addresses(self) -> dict[str, list[tuple[str, int] | str]]:
+        """Listener's name -> (host, port) or path of each of its sockets."""
+        return {name: list(found) for name, found in self._addresses.items()}
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop accepting, let requests in flight end, then close.
+
+        Args:
+            timeout_s: what is still open after it is cut off.
+        """
+        if self._engine is None:
+            return
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + timeout_s
+        self._engine.drain()
+        for listener in self._listeners:
+            listener.stop_accepting()
+        while True:
+            for listener in self._listeners:
+                listener.relay.close_idle()
+            if not any(listener.relay.connections for listener in self._listeners) or loop.time() >= end_s:
+                break
+            await asyncio.sleep(min(DRAIN_LOOK_S, max(0.0, end_s - loop.time())))
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close everything now. Safe to call again."""
+        for listener in self._listeners:
+            listener.stop_accepting()
+            listener.relay.abort()
+        if self._parts is not None:
+            for parts in self._parts.pools.values():
+                parts.lines.close_idle()
+            await self._parts.aclose()
+            self._parts = None
+        if self._engine is not None:
+            for _ in range(50):  # the loop tells the connections that they are gone
+                if not any(listener.relay.connections for listener in self._listeners) and not self._engine.upstream_open:
+                    break
+                await asyncio.sleep(0)
+            self._engine.stop()
+        self._listeners = []
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters since the start: requests, responses, retries, limits, connections; and each pool's."""
+        found: dict[str, Any] = self._engine.counters() if self._engine is not None else {}
+        found["listeners"] = {one.name: {"connections": len(one.relay.connections)} for one in self._listeners}
+        if self._parts is not None:
+            found["pools"] = {name: parts.pool.statistics() for name, parts in self._parts.pools.items()}
+        return found
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
