@@ -57,18 +57,20 @@ def serve(path: str, binds: tuple[str, ...], admin: str | None) -> None:
     """
     from fastroute.cli.logs import log_to_stderr
     from fastroute.config.load import load
-    from fastroute.proxy.server import Proxy
-    from fastroute.proxy.supervisor import Supervisor
 
     if admin is not None:
         raise UsageError(f"--admin {NOT_YET}; leave it out")
     overrides = _binds(binds)
     log_to_stderr()
     try:
-        sys.exit(Supervisor(lambda: load(path, binds=overrides), make=Proxy).run())
+        loaded = load(path, binds=overrides)
     except ConfigError as error:
         click.echo(error, err=True)
         sys.exit(1)
+    from fastroute.proxy.server import Proxy
+    from fastroute.proxy.supervisor import Supervisor
+
+    sys.exit(Supervisor(loaded, lambda: load(path, binds=overrides), make=Proxy).run())
 
 
 def _message(error: ConfigError) -> str:

@@ -283,7 +283,8 @@ class ListOf(Kind):
             except Mistake as mistake:
                 raise _said(mistake, item).below(index) from None
             if isinstance(item, str) and converted in seen:
-                raise Mistake(f"{show(item)} stands twice in the list; accepted is once", (index,), whole=True)
+                shown = f"entry {index + 1}" if isinstance(self.item, SecretText) else show(item)
+                raise Mistake(f"{shown} stands twice in the list; accepted is once", (index,), whole=True)
             seen.add(converted)
             found.append(converted)
         return tuple(found)
@@ -455,11 +456,12 @@ def build(struct: type[msgspec.Struct], table: Any) -> Any:
             hint = f"did you mean {quote(guess)}?" if guess else "accepted: " + ", ".join(sorted(fields))
             raise Mistake(f"unknown key {quote(key)}; {hint}", (key,), whole=True)
         notes = getattr(info.type, "__metadata__", ())
+        kind = next(note for note in notes if isinstance(note, Kind))
         later = next((note for note in notes if isinstance(note, Later)), None)
         if later is not None and not any(type(value) is type(off) and value == off for off in later.off):
             only = f"; accepted now: {either([show(off) for off in later.off])}" if later.off else "; leave it out"
-            raise Mistake(f"{key} = {show(value)} {NOT_YET}{only}", (key,), whole=True)
-        kind = next(note for note in notes if isinstance(note, Kind))
+            shown = "..." if isinstance(kind, SecretText) else show(value)
+            raise Mistake(f"{key} = {shown} {NOT_YET}{only}", (key,), whole=True)
         try:
             values[info.name] = kind.convert(value)
         except Mistake as mistake:

@@ -162,10 +162,11 @@ def _read(path: str) -> tuple[bytes, int]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
         raise ConfigError(f"cannot be read: {reason}", path=path) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise ConfigError("is not a regular file; accepted is a TOML file", path=path)
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError("is not a regular file; accepted is a TOML file", path=path)
         data = file.read(FILE_BYTES_MAX + 1)
     if len(data) > FILE_BYTES_MAX:
         raise ConfigError(f"is larger than {FILE_BYTES_MAX} bytes, the most that is accepted", path=path)
@@ -204,12 +205,11 @@ def _parse(text: str, path: str | None) -> dict[str, Any]:
 
 
 def _excerpt(text: str, line: int | None) -> str:
+    """The line as it stands; nothing of a line with a string in it, which may be a secret."""
     if line is None or not 1 <= line <= len(lines := text.split("\n")):
         return ""
     found = lines[line - 1].strip()
-    if not found or "secret" in found or "password" in found or "token" in found:
-        return ""
-    return f"; found {quote(found)}"
+    return f"; found {quote(found)}" if found and not any(mark in found for mark in "\"'") else ""
 
 
 def _has_literal_secret(text: str) -> bool:

@@ -198,8 +198,8 @@ def warnings(config: Config) -> Iterator[Finding]:
 def summary(config: Config) -> str:
     """One line for people: what would run."""
     parts = [
-        f"{name} on {either(list(listener.bind))} to pool {listener.pool} "
-        f"({len(config.pools[listener.pool].servers)} servers)"
+        f"{name} on {either(list(listener.bind))} to pool {listener.pool} ({count} server{'s' if count != 1 else ''})"
         for name, listener in config.listeners.items()
+        for count in [len(config.pools[listener.pool].servers)]
     ]
     return "; ".join(parts)

@@ -78,13 +78,13 @@ class Supervisor:
     """One replica's processes.
 
     Args:
-        read: reads and checks the configuration, with what the command line overrides; raises ConfigError. Called
-            again for each reload.
+        loaded: the configuration to start with.
+        read: reads and checks it again, with what the command line overrides, for each reload; raises ConfigError.
         make: makes a worker's Proxy; imported before the fork, so that the workers share its code's memory.
     """
 
-    def __init__(self, read: Callable[[], Loaded], *, make: MakeProxy) -> None:
-        self._read, self._make = read, make
+    def __init__(self, loaded: Loaded, read: Callable[[], Loaded], *, make: MakeProxy) -> None:
+        self._loaded, self._read, self._make = loaded, read, make
         self._current: _Generation | None = None
         self._next: _Generation | None = None
         self._leaving: list[_Worker] = []
@@ -103,9 +103,9 @@ class Supervisor:
             Exit status: 0 after a stop that was asked for, 1 when nothing could be started.
 
         Raises:
-            ConfigError, BindError: before anything was started.
+            BindError: a listener's address cannot be had; nothing was started.
         """
-        loaded = self._read()
+        loaded = self._loaded
         for line, message in loaded.warnings:
             log.warning("%s%s: %s", loaded.path, f":{line}" if line else "", message)
         _raise_file_limit()

@@ -1,4 +1,4 @@
-"""`fastroute serve` as a program: start, ready, restart, reload, drain, stop. The proxy is a stand-in (support/stand_in)."""
+"""The supervisor as a program: start, ready, restart, reload, drain, stop; over a stand-in for the proxy."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def connect(where: int | str) -> socket.socket:
 class Replica(Process):
     """The supervisor with stand-in proxies."""
 
-    def __init__(self, directory: pathlib.Path, port: int, *, env: dict[str, str] | None = None, **keys: object) -> None:
+    def __init__(self, directory: pathlib.Path, port: int, *, env: dict[str, str] | None = None, **keys) -> None:
         self.config, self.port = directory / "fr.toml", port
         self.write(**keys)
         super().__init__([sys.executable, "-m", "tests.support.stand_in", str(self.config)], directory / "out", env)
@@ -242,9 +242,8 @@ def test_worker_that_ignores_the_drain_is_killed(start):
 
 def test_taken_port_names_listener_and_address_and_starts_nothing(start):
     replica = start(workers=2)  # another fastroute is "another program" too
-    second = subprocess.run(
-        [sys.executable, "-m", "tests.support.stand_in", str(replica.config)], capture_output=True, text=True, timeout=30
-    )
+    command = [sys.executable, "-m", "tests.support.stand_in", str(replica.config)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert second.returncode == 1
     assert second.stderr.splitlines() == [
         f"listener 'web' cannot bind 127.0.0.1:{replica.port}: it is taken by another program; stop that one or choose "

@@ -1,13 +1,14 @@
 """A stand-in for the proxy, so that supervision is tested alone: `python -m tests.support.stand_in CONFIG`.
 
-It answers every connection with "PID FLEET\n" and closes it. What a connection sends first decides more: "hold" keeps it
-open until "bye", "die" kills the worker, "stop" makes the worker deaf to everything. With STAND_IN_FAIL in the
-environment and in the fleet's name, start() fails.
+It answers every connection with "PID FLEET" and closes it. What a connection sends first decides more: "hold" keeps
+it open until another line, "die" kills the worker, "stop" makes the worker deaf to everything. With STAND_IN_FAIL in
+the environment and in the fleet's name, start() fails.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -52,7 +53,7 @@ class StandIn:
             if told == b"stop\n":
                 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
                 while True:
-                    time.sleep(60)
+                    time.sleep(60)  # noqa: ASYNC251  a worker that hangs
             if told == b"hold\n":
                 await reader.readline()
                 writer.write(b"held\n")
@@ -66,10 +67,8 @@ class StandIn:
     async def drain(self, timeout_s: float) -> None:
         for server in self.servers:
             server.close()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.idle.wait(), timeout_s)
-        except TimeoutError:
-            pass
 
     async def aclose(self) -> None:
         for server in self.servers:
@@ -79,7 +78,7 @@ class StandIn:
 def main(path: str) -> int:
     log_to_stderr()
     try:
-        return Supervisor(lambda: load(path), make=StandIn).run()
+        return Supervisor(load(path), lambda: load(path), make=StandIn).run()
     except FastrouteError as error:
         print(error, file=sys.stderr)
         return 1
