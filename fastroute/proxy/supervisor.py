@@ -106,8 +106,7 @@ class Supervisor:
             BindError: a listener's address cannot be had; nothing was started.
         """
         loaded = self._loaded
-        for line, message in loaded.warnings:
-            log.warning("%s%s: %s", loaded.path, f":{line}" if line else "", message)
+        self._warn(loaded)
         _raise_file_limit()
         sockets = open_sockets(loaded.config)
         self._current = _Generation(loaded.config, sockets)
@@ -311,8 +310,7 @@ class Supervisor:
             if loaded.config == self._current.config:
                 log.info("reload: nothing has changed")
                 return
-            for line, message in loaded.warnings:
-                log.warning("%s%s: %s", loaded.path, f":{line}" if line else "", message)
+            self._warn(loaded)
             sockets = open_sockets(loaded.config, self._current.sockets)
         except FastrouteError as error:
             log.error("reload refused, the old configuration stays: %s", error)
@@ -320,6 +318,14 @@ class Supervisor:
         self._next = _Generation(loaded.config, sockets)
         for index in range(loaded.config.workers):
             self._start(self._next, index)
+
+    def _warn(self, loaded: Loaded) -> None:
+        """Log what the last configuration did not draw already."""
+        known = {message for _, message in self._loaded.warnings} if loaded is not self._loaded else set()
+        for line, message in loaded.warnings:
+            if message not in known:
+                log.warning("%s%s: %s", loaded.path, f":{line}" if line else "", message)
+        self._loaded = loaded
 
     def _drop_next(self) -> None:
         """Give up the new generation."""

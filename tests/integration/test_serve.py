@@ -256,11 +256,15 @@ def test_unix_socket_is_shared_by_all_workers_survives_them_and_is_removed_at_th
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(path)
     stale.close()  # what a killed program leaves behind
-    replica = start(workers=2, bind=f'["127.0.0.1:{free_ports(1)[0]}", "unix:{path}"]')
+    bind = f'["127.0.0.1:{free_ports(1)[0]}", "unix:{path}"]'
+    replica = start(workers=2, bind=bind)
     answered: set[int] = set()
     until(lambda: answered.add(ask(path)[0]) or answered == replica.workers(), "both answer")
     os.kill(min(answered), signal.SIGKILL)
     until(lambda: len(replica.workers()) == 2 and replica.workers() != answered, "replaced")
-    assert ask(path)
+    assert ask(path)[1] == "one"
+    replica.write(fleet="two", bind=bind)
+    os.kill(replica.pid, signal.SIGHUP)
+    until(lambda: ask(path)[1] == "two" and len(replica.workers()) == 1, "reloaded")
     assert replica.stop() == 0
     assert not os.path.exists(path)

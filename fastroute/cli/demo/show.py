@@ -37,6 +37,8 @@ class View:
             self.console.print(f"fastroute demo: servers: {servers}, balancers: 2; store: {self.children.store_text()}")
             self.console.print(f"  try: curl -b jar -c jar http://127.0.0.1:{first}/ http://127.0.0.1:{second}/")
             self.console.print(f"  or open http://127.0.0.1:{first}/ and http://127.0.0.1:{second}/ in a browser")
+            name, victim = next(iter(self.children.apps.items()))
+            self.console.print(f"  or end a server and watch its users move: kill -9 {victim.popen.pid}  ({name})")
             if self.console.is_terminal:
                 self.live = Live(self._table(), console=self.console, auto_refresh=False)
                 self.live.start()
