@@ -268,3 +268,29 @@ def test_unix_socket_is_shared_by_all_workers_survives_them_and_is_removed_at_th
     until(lambda: ask(path)[1] == "two" and len(replica.workers()) == 1, "reloaded")
     assert replica.stop() == 0
     assert not os.path.exists(path)
+
+
+def test_storm_of_reloads_ends_with_the_last_configuration_and_leaks_nothing(start):
+    replica = start(workers=2)
+    descriptors = len(os.listdir(f"/proc/{replica.pid}/fd"))
+    for number in range(30):
+        replica.write(fleet=f"f{number}", workers=1 + number % 3)
+        os.kill(replica.pid, signal.SIGHUP)
+        if number % 10 == 9:
+            until(lambda fleet=f"f{number}": ask(replica.port)[1] == fleet, "reloaded")
+    replica.write(fleet="last", workers=2)
+    os.kill(replica.pid, signal.SIGHUP)
+    fleets: list[str] = []
+    until(lambda: fleets.append(ask(replica.port)[1]) or fleets[-20:] == ["last"] * 20, "the last one answers alone")
+    until(lambda: len(replica.workers()) == 2, "two workers")
+    # The third socket of an earlier configuration stays with a worker: connections may wait in it.
+    until(lambda: len(os.listdir(f"/proc/{replica.pid}/fd")) <= descriptors + 1, "descriptors are closed")
+
+
+def test_sigterm_during_a_reload_stops_both_generations(start):
+    replica = start(workers=2)
+    for number in range(5):
+        replica.write(fleet=f"f{number}", workers=2)
+        os.kill(replica.pid, signal.SIGHUP)
+    os.kill(replica.pid, signal.SIGTERM)
+    assert replica.popen.wait(20) == 0
