@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from tests.support.fleet import Process, free_ports
+from tests.support.fleet import Process, free_ports, unlink_zone
 
 WAIT_S = 30.0
 
@@ -87,6 +87,7 @@ def test_children_die_with_a_killed_demo(tmp_path):
     while any(not line.startswith("/") for line in left_behind(tmp_path)):
         assert time.monotonic() < end, left_behind(tmp_path)
         time.sleep(0.02)
+    unlink_zone(*(f"demo-{process.pid}-{number}" for number in range(3)))  # nobody was left to do it
 
 
 def start(tmp_path: pathlib.Path) -> Process:
