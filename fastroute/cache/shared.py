@@ -1,7 +1,7 @@
 """SharedCache: one near and one far cache for all processes of a fleet, and one computation per key over all of them.
 
 Not here: what a value looks like in the store (codec.py), keys (keys.py), the claim's decisions (lease.py), the near
-cache (near.py), blocking use (sync.py).
+cache (near.py), what does not wait (tiers.py), blocking use (sync.py).
 
 How a request is answered, first match wins:
   1. near, fresh: no store, no task, no copy.
@@ -28,16 +28,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastroute._core.mc_meta import DELETED, EXISTS, HIT, NOT_FOUND, STORED, CasToken, Reply
-from fastroute.cache.codec import HEAD_BYTES, MAC_BYTES, Codec, Entry, round_trip
-from fastroute.cache.keys import Key, KeySpace, encode_key
+from fastroute.cache.codec import round_trip
+from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import (
     HELD_S_MAX,
     LEASE_S,
-    LEASE_S_MAX,
-    LEASE_S_MIN,
     RENEW_RATIO,
     Claim,
     Lifetime,
@@ -48,36 +46,21 @@ from fastroute.cache.lease import (
     judge,
     store_ttl_s,
 )
-from fastroute.cache.near import MISS, NEAR_TTL_S, NearCache, approximate_size_bytes, near_limits_ms
-from fastroute.cache.statistics import CacheStatistics, Counters
+from fastroute.cache.near import MISS, NEAR_TTL_S
+from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name, Tiers
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import CacheError, UsageError
-from fastroute.model import parse_duration_s, parse_size_bytes
 
 if TYPE_CHECKING:
     from fastroute.memcache.cluster import Memcached
 
-__all__ = ["AWAY_COMPUTATIONS_MAX", "ITEM_BYTES_MAX", "REFRESHES_MAX", "SharedCache"]
-
-AWAY_COMPUTATIONS_MAX = 32
-"""Computations at once while the store is away: what is behind the cache must not meet the whole fleet's misses."""
+__all__ = ["REFRESHES_MAX", "SharedCache"]
 
 REFRESHES_MAX = 64
 """Refreshes in the background at once; beyond it the stale value is served and a later request refreshes it."""
 
-ITEM_BYTES_MAX = 1_000_000
-"""Longest sealed value: memcached's default item limit is 1 MiB with key and header; larger ones are not stored."""
-
 T = TypeVar("T")
 _log = logging.getLogger("fastroute.cache")
-
-
-class _Name(NamedTuple):
-    """What one key is called everywhere."""
-
-    near: str | bytes
-    digest: bytes
-    store: str
 
 
 class _Flight:
@@ -149,7 +132,7 @@ class _Lease:
         self._cache.store.delete(self.key, self.token)
 
 
-class SharedCache:
+class SharedCache(Tiers):
     """Values shared by all processes that use the same store, fleet and namespace.
 
     Args:
@@ -178,28 +161,20 @@ class SharedCache:
         lease: float | str = LEASE_S,
         clock: Clock = SYSTEM,
     ) -> None:
-        self.store = store
-        self.keys = KeySpace(fleet, namespace)
-        self.namespace = namespace
-        self.near_ttl_s = parse_duration_s(near_ttl, name="near_ttl")
-        self.lease_s = parse_duration_s(lease, name="lease")
-        if not LEASE_S_MIN <= self.lease_s <= LEASE_S_MAX:
-            raise UsageError(f"lease {lease!r}: accepted are {LEASE_S_MIN:g} to {LEASE_S_MAX:g} seconds")
-        self._codec = Codec(secret)
-        self._envelope_bytes = HEAD_BYTES + (0 if secret is None else MAC_BYTES)
-        self._clock = clock
-        self._near = NearCache(
-            parse_size_bytes(near_bytes, name="near_bytes"),
-            clock_ms=0 if clock is SYSTEM else int(clock.monotonic_s() * 1000),
+        super().__init__(
+            namespace=namespace,
+            near_bytes=near_bytes,
+            secret=secret,
+            fleet=fleet,
+            near_ttl=near_ttl,
+            lease=lease,
+            clock=clock,
         )
-        # On an injected clock the near cache is moved along before each look; on the machine's it reads its own.
-        self._near_get = self._near.get if clock is SYSTEM else self._near_get_on_clock
-        self._counters = Counters()
+        self.store = store
         self._flights: dict[str | bytes, _Flight] = {}
         self._refreshes: dict[str | bytes, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._away = asyncio.Semaphore(AWAY_COMPUTATIONS_MAX)
-        self._closed = False
 
     # ------------------------------------------------------------------ life
 
@@ -219,10 +194,6 @@ class SharedCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    def statistics(self) -> CacheStatistics:
-        """Counts of this namespace in this process since the cache was made."""
-        return CacheStatistics.of(self.namespace, self._near.statistics(), self._counters)
 
     # ------------------------------------------------------------------ requests
 
@@ -335,7 +306,7 @@ class SharedCache:
     # ------------------------------------------------------------------ single flight
 
     async def _join(self, near_key: str | bytes, key: Key, compute: Callable[[], Any], lifetime: Lifetime) -> Any:
-        self._store()
+        self._check_open()
         flight = self._flights.get(near_key)
         if flight is None:
             flight = self._flights[near_key] = _Flight()
@@ -387,7 +358,7 @@ class SharedCache:
 
     # ------------------------------------------------------------------ store and computation
 
-    async def _fill(self, name: _Name, compute: Callable[[], Any], lifetime: Lifetime) -> Any:
+    async def _fill(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime) -> Any:
         ticket = self._near.begin_fill(name.near)
         found = await self._drive(name, claim(self._codec, name.digest, now_ms=self._wall_ms))
         self._counters.rejected.update(found.rejected)
@@ -417,7 +388,7 @@ class SharedCache:
                 self._near_fill(name.near, ticket, value, ttl_ms, stale_ms)
             return value
 
-    async def _drive(self, name: _Name, steps: Generator[Any, Any, Claim]) -> Claim:
+    async def _drive(self, name: Name, steps: Generator[Any, Any, Claim]) -> Claim:
         started_s = 0.0
         answer: Reply | None = None
         try:
@@ -458,7 +429,7 @@ class SharedCache:
 
     async def _compute_and_store(
         self,
-        name: _Name,
+        name: Name,
         lease: _Lease,
         target: CasToken | None,
         compute: Callable[[], Any],
@@ -500,14 +471,14 @@ class SharedCache:
             await lease.release()
         return value
 
-    def _refresh_soon(self, name: _Name, token: CasToken, compute: Callable[[], Any], lifetime: Lifetime) -> None:
+    def _refresh_soon(self, name: Name, token: CasToken, compute: Callable[[], Any], lifetime: Lifetime) -> None:
         if name.near in self._refreshes or len(self._refreshes) >= REFRESHES_MAX or self._closed:
             return
         task = asyncio.get_running_loop().create_task(self._refresh(name, token, compute, lifetime))
         self._refreshes[name.near] = task
         task.add_done_callback(lambda _: self._refreshes.pop(name.near, None))
 
-    async def _refresh(self, name: _Name, token: CasToken, compute: Callable[[], Any], lifetime: Lifetime) -> None:
+    async def _refresh(self, name: Name, token: CasToken, compute: Callable[[], Any], lifetime: Lifetime) -> None:
         """One process of the fleet refreshes a stale value: who gets the lock key's lease, and still finds it stale."""
         lock = name.store + ":r"
         ticket = self._near.begin_fill(name.near)
@@ -532,55 +503,6 @@ class SharedCache:
         except Exception as error:  # of compute: nobody waits for it, the stale value serves on
             _log.warning("refresh of a stale value in namespace %s failed: %r", self.namespace, error)
 
-    # ------------------------------------------------------------------ small parts
-
     def _store(self) -> Memcached:
-        if self._closed:
-            raise CacheError("the cache is closed")
+        self._check_open()
         return self.store
-
-    def _name(self, near_key: str | bytes, key: Key) -> _Name:
-        digest = self.keys.digest(key)
-        return _Name(near_key, digest, self.keys.store_key(digest))
-
-    def _wall_ms(self) -> int:
-        return int(self._clock.wall_s() * 1000)
-
-    def _near_get_on_clock(self, near_key: str | bytes) -> Any:
-        self._near.set_clock_ms(int(self._clock.monotonic_s() * 1000))
-        return self._near.get(near_key)
-
-    @staticmethod
-    def _life(value: object, lifetime: Lifetime) -> tuple[int, int]:
-        return (lifetime.ttl_ms, lifetime.stale_ms) if value is not None else (lifetime.negative_ms, 0)
-
-    def _seal(self, name: _Name, payload: bytes, ttl_ms: int, stale_ms: int, compute_ms: int) -> bytes | None:
-        if len(payload) + self._envelope_bytes > ITEM_BYTES_MAX:
-            self._counters.too_large += 1
-            return None
-        return self._codec.seal(
-            name.digest, payload, made_ms=self._wall_ms(), ttl_ms=ttl_ms, stale_ms=stale_ms, compute_ms=compute_ms
-        )
-
-    def _near_fill(self, near_key: str | bytes, ticket: int, value: Any, fresh_ms: int, stale_ms: int) -> None:
-        unasked_ms, keep_ms = near_limits_ms(fresh_ms, fresh_ms + stale_ms, self.near_ttl_s)
-        self._near.finish_fill(near_key, ticket, value, approximate_size_bytes(value), unasked_ms, keep_ms)
-
-    def _use(self, name: _Name, entry: Entry, outcome: Outcome, ticket: int) -> Any:
-        age_ms = entry.age_ms(self._wall_ms())
-        fresh_ms, kept_ms = entry.ttl_ms - age_ms, entry.ttl_ms + entry.stale_ms - age_ms
-        unasked_ms, keep_ms = near_limits_ms(fresh_ms, kept_ms, self.near_ttl_s)
-        self._near.finish_fill(name.near, ticket, entry.value, approximate_size_bytes(entry.value), unasked_ms, keep_ms)
-        if outcome is Outcome.FRESH:
-            self._counters.hits_far += 1
-        else:
-            self._counters.stale_served += 1
-        self._counters.bytes_read += entry.size_bytes + self._envelope_bytes
-        return entry.value
-
-    def _near_while_away(self, near_key: str | bytes, default: Any) -> Any:
-        found = self._near.lookup(near_key)
-        if isinstance(found, tuple):
-            self._counters.near_while_away += 1
-            return found[0]
-        return default

@@ -6,6 +6,7 @@ Two SharedCache objects with near caches of their own on one store stand for two
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pickle
@@ -22,7 +23,8 @@ import pytest
 
 from fastroute.cache.codec import Codec, pack
 from fastroute.cache.keys import KeySpace
-from fastroute.cache.shared import AWAY_COMPUTATIONS_MAX, ITEM_BYTES_MAX, SharedCache
+from fastroute.cache.shared import SharedCache
+from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, ITEM_BYTES_MAX
 from fastroute.clock import ManualClock
 from fastroute.errors import CacheError, UsageError
 from fastroute.memcache.cluster import Memcached
@@ -50,7 +52,7 @@ async def store(process: Process) -> AsyncIterator[Memcached]:
 async def until(claim: Callable[[], bool]) -> None:
     """Until a claim about this process holds."""
     async with asyncio.timeout(ANSWER_S):
-        while not claim():
+        while not claim():  # noqa: ASYNC110 (there is no event for a count)
             await asyncio.sleep(0.002)
 
 
@@ -421,7 +423,7 @@ async def test_arguments_out_of_the_rules_are_refused(store: Memcached) -> None:
         with pytest.raises(UsageError):
             replica(store, **options)
     async with replica(store) as cache:
-        with pytest.raises(UsageError, match="tags.*not available yet"):
+        with pytest.raises(UsageError, match=r"tags.*not available yet"):
             await cache.get_or_compute("k", lambda: 1, ttl=60, tags=("t",))
         with pytest.raises(UsageError, match="ttl"):
             await cache.get_or_compute("k", lambda: 1, ttl=0)
@@ -511,11 +513,8 @@ async def test_a_returned_store_is_used_again() -> None:
         async with Memcached([process.address], timeout="200ms") as store, replica(store) as one, replica(store) as two:
             process.restart()
 
-            async def shared() -> bool:
-                return await one.set("k", "v", ttl=60)
-
             async with asyncio.timeout(ANSWER_S):
-                while not await shared():
+                while not await one.set("k", "v", ttl=60):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert await two.get("k") == "v"
 
@@ -580,10 +579,8 @@ class Workers:
             worker.kill()
             for pipe in (worker.process.stdin, worker.process.stdout):
                 if pipe is not None:
-                    try:
+                    with contextlib.suppress(BrokenPipeError):
                         pipe.close()
-                    except BrokenPipeError:
-                        pass
 
 
 def owner_of(log: Path, line: int) -> int:

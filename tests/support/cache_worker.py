@@ -1,9 +1,9 @@
 """A process that uses a SharedCache as it is told: JSON lines in, JSON lines out.
 
-    {"do": "ask", "key": K, "tasks": N, "ttl": S, "stale": S}   N concurrent get_or_compute -> {"done": K, "values": [...]}
-    {"do": "get" | "delete", "key": K}, {"do": "set", "key": K, "value": V}                 -> {"result": ...}
-    {"do": "statistics"}                                                                    -> {"statistics": {...}}
-    {"do": "go"}                                        lets every held computation return; later ones too
+    {"do": "ask", "key": K, "tasks": N, "ttl": S, "stale": S}   N at once -> {"done": K, "values": [...]}
+    {"do": "get" | "delete", "key": K}, {"do": "set", "key": K, "value": V} -> {"result": ...}
+    {"do": "statistics"}                                        -> {"statistics": {...}}
+    {"do": "go"}                                                lets every held computation return; later ones too
 A computation says {"computing": K}, appends its pid to the log file and waits for "go"; its value names the pid.
 """
 
@@ -26,6 +26,7 @@ def say(**message: Any) -> None:
 
 async def main(address: str, log: str, lease: str) -> None:
     go = asyncio.Event()
+    record = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     asking: set[asyncio.Task[None]] = set()
     lines = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -36,8 +37,7 @@ async def main(address: str, log: str, lease: str) -> None:
 
         async def ask(key: str, tasks: int, ttl: float, stale: float) -> None:
             async def compute() -> dict[str, Any]:
-                with open(log, "a") as record:  # one write below PIPE_BUF: whole lines, whoever else appends
-                    record.write(f"{key} {os.getpid()}\n")
+                os.write(record, f"{key} {os.getpid()}\n".encode())  # O_APPEND: whole lines, whoever else writes
                 say(computing=key)
                 await go.wait()
                 return {"by": os.getpid(), "key": key}
@@ -68,6 +68,7 @@ async def main(address: str, log: str, lease: str) -> None:
         go.set()
         await asyncio.gather(*asking)
     transport.close()
+    os.close(record)
 
 
 if __name__ == "__main__":

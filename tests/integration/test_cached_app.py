@@ -1,0 +1,55 @@
+"""examples/cached_app.py, as a reader would try it: two processes, one memcached."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.memcached import Memcached as Process
+
+ROOT = Path(__file__).parents[2]
+
+
+def fetch(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        return json.load(response)
+
+
+@pytest.fixture
+def store() -> Iterator[Process]:
+    with Process() as process:
+        yield process
+
+
+@pytest.fixture
+def applications(store: Process) -> Iterator[list[str]]:
+    """URLs of two processes of the example."""
+    command = [sys.executable, "examples/cached_app.py", "--memcached", store.address, "--port", "0", "--cost", "0.2"]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        yield [application.stdout.readline().strip().removesuffix("/report/7") for application in running]  # type: ignore[union-attr]
+    finally:
+        for application in running:
+            application.kill()
+            application.communicate()
+
+
+def test_one_process_computes_a_report_for_both(applications: list[str]) -> None:
+    reports = [fetch(f"{url}/report/7") for url in (*applications, *applications)]
+    assert reports[0]["report"] == 7
+    assert reports == [reports[0]] * 4
+    counts = [fetch(f"{url}/statistics") for url in applications]
+    assert sum(count["computations"] for count in counts) == 1
+    assert sum(count["hits_far"] for count in counts) == 1
+    assert [count["near"]["hits"] for count in counts] == [1, 1]
+
+
+def test_the_application_goes_on_without_its_store(store: Process, applications: list[str]) -> None:
+    fetch(f"{applications[0]}/report/1")
+    store.kill()
+    assert [fetch(f"{url}/report/{number}")["report"] for url in applications for number in (1, 2)] == [1, 2, 1, 2]
