@@ -1,7 +1,8 @@
 """The memcached client's cost per operation beside emcache, aiomcache and pymemcache, on one real memcached.
 
-32 tasks do `get` of a 32-byte value one after the other each (on uvloop); the figure is wall time over operations, client
-and server sharing the machine. Threads do not help pymemcache (GIL): it is measured alone, as in a synchronous program.
+32 tasks do `get` of a 32-byte value one after the other each (on uvloop); the figure is wall time over operations,
+client and server sharing the machine. Threads do not help pymemcache (GIL): it is measured alone, as in a synchronous
+program.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fastroute.memcache import Memcached
 from tests.support import memcached
 
 TASKS = 32
-GETS_PER_TASK = 100
+GETS_PER_TASK = 400
 VALUE = b"v" * 32
 GROUP = f"memcached client, {TASKS} tasks"
 

@@ -310,7 +310,10 @@ async def test_replies_cut_anywhere_on_their_way_are_put_together(chunk_bytes: i
             return b"HD c5" + opaque_of(line) + b"\r\n"
         return b"VA 7 c5 t60 f1%b\r\na\r\nEN\r\n\r\n" % opaque_of(line)
 
-    async with FakeMemcached(script, chunk_bytes=chunk_bytes) as fake, Memcached(fake.address, timeout=PATIENT) as store:
+    async with (
+        FakeMemcached(script, chunk_bytes=chunk_bytes) as fake,
+        Memcached(fake.address, timeout=PATIENT) as store,
+    ):
         for _ in range(3):
             stored, reply = await store.add_then_get("k", b"v")
             assert (stored.status, reply.value, reply.cas) == (STORED, b"a\r\nEN\r\n", 5)
