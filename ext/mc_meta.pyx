@@ -306,11 +306,9 @@ cdef class MetaCodec:
     Notes: not thread-safe; belongs to one event loop.
     """
 
-    def __init__(self, *, timeout_ms=50, value_bytes_max=1048064, in_flight_max=4096, queued_bytes_max=16777216,
-                 check=1):
+    def __cinit__(self, *, timeout_ms=50, value_bytes_max=1048064, in_flight_max=4096, queued_bytes_max=16777216,
+                  check=1):
         cdef uint32_t capacity = 2
-        if self._slots != NULL:
-            raise UsageError("a MetaCodec is initialised once")
         if not 2 <= in_flight_max <= 1 << 17:
             raise UsageError(f"in_flight_max {in_flight_max}: accepted are 2 to 131072")
         while capacity < in_flight_max:

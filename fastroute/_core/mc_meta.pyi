@@ -1,6 +1,6 @@
 from asyncio import Future
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 from typing_extensions import disjoint_base
 
@@ -88,15 +88,15 @@ class Inlet:
 
 @disjoint_base
 class MetaCodec:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         timeout_ms: int = ...,
         value_bytes_max: int = ...,
         in_flight_max: int = ...,
         queued_bytes_max: int = ...,
         check: int = ...,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def state(self) -> int: ...
     @property

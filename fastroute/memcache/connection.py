@@ -159,7 +159,7 @@ class NodeConnection:
                 return link
         except TimeoutError:
             self._attempt_failed(link, "no connection, or no answer to the probe, within the time limit")
-        except OSError as error:  # refused, unreachable, no such name, TLS
+        except Exception as error:  # refused, unreachable, no such name, TLS: whatever it is, the next attempt follows
             self._attempt_failed(link, f"{type(error).__name__}: {error}")
         except asyncio.CancelledError:
             link.abort()

@@ -278,6 +278,23 @@ async def test_a_stopped_store_costs_one_time_limit_then_nothing_until_it_is_bac
             assert reply.value in (b"before", b"late"), "an unknown write may have happened"
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_held_up_event_loop_is_not_taken_for_a_late_store(loop: str, shared_process: memcached.Memcached) -> None:
+    async def run() -> None:
+        async with Memcached(shared_process.address, timeout="40ms") as store:
+            await until(lambda: store.up_nodes)
+            for _ in range(5):
+                request = store.get("k")
+                for _ in range(3):
+                    await asyncio.sleep(0)  # it is on its way
+                time.sleep(0.1)  # noqa: ASYNC251  the answer lies in the socket meanwhile
+                assert (await request).status == MISS
+            assert store.statistics()[0].timeouts == 0
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(run())
+
+
 async def test_a_store_that_is_away_at_the_start_is_found_when_it_comes() -> None:
     process = memcached.Memcached(start=False)
     async with Memcached(process.address) as store:
@@ -310,7 +327,10 @@ async def test_replies_cut_anywhere_on_their_way_are_put_together(chunk_bytes: i
             return b"HD c5" + opaque_of(line) + b"\r\n"
         return b"VA 7 c5 t60 f1%b\r\na\r\nEN\r\n\r\n" % opaque_of(line)
 
-    async with FakeMemcached(script, chunk_bytes=chunk_bytes) as fake, Memcached(fake.address, timeout=PATIENT) as store:
+    async with (
+        FakeMemcached(script, chunk_bytes=chunk_bytes) as fake,
+        Memcached(fake.address, timeout=PATIENT) as store,
+    ):
         for _ in range(3):
             stored, reply = await store.add_then_get("k", b"v")
             assert (stored.status, reply.value, reply.cas) == (STORED, b"a\r\nEN\r\n", 5)

@@ -111,9 +111,7 @@ def start_replica(
 ) -> Process:
     """`fastroute serve` with this configuration, accepting when this returns."""
     store = f"[store]\nmemcached = {memcached!r}\n" if memcached else ""
-    servers = "".join(
-        f'[[pools.app.servers]]\nname = "up-{p}"\naddress = "127.0.0.1:{p}"\n' for p in upstream_ports
-    )
+    servers = "".join(f'[[pools.app.servers]]\nname = "up-{p}"\naddress = "127.0.0.1:{p}"\n' for p in upstream_ports)
     config = directory / f"{name}.toml"
     config.write_text(
         f'secret = "a secret for tests of at least 32 bytes"\nidentity_secret = "another one of at least 32 bytes!!"\n'

@@ -57,7 +57,7 @@ def statuses(*waiters: Any) -> list[str]:
     return [waiter.result.status_name if waiter.result is not None else "waiting" for waiter in waiters]
 
 
-# -- what is written ------------------------------------------------------------------------------------------------------
+# -- what is written -------------------------------------------------------------------------------------------------
 
 
 def token_of(rig: Rig, cas: int) -> Any:
@@ -72,7 +72,10 @@ REQUESTS = {
     "set": (lambda r: r.codec.set("k1", b"hello"), b"ms k1 5 T0 c\r\nhello\r\n"),
     "set flags": (lambda r: r.codec.set("k1", b"", 9, 4294967295), b"ms k1 0 T9 F4294967295 c\r\n\r\n"),
     "add": (lambda r: r.codec.add("k1", b"\r\nx", 60), b"ms k1 3 ME T60 c\r\n\r\nx\r\n"),
-    "cas": (lambda r: r.codec.cas_set("k1", b"v", token_of(r, 2**64 - 1), 60), b"ms k1 1 C18446744073709551615 T60 c\r\nv\r\n"),
+    "cas": (
+        lambda r: r.codec.cas_set("k1", b"v", token_of(r, 2**64 - 1), 60),
+        b"ms k1 1 C18446744073709551615 T60 c\r\nv\r\n",
+    ),
     "add then get": (lambda r: r.codec.add_then_get("k1", b"v", 60), b"ms k1 1 ME T60 c\r\nv\r\nmg k1 v c t f\r\n"),
     "cas then get": (
         lambda r: r.codec.cas_then_get("k1", b"v", token_of(r, 5), 60),
@@ -189,7 +192,7 @@ def test_one_notification_covers_everything_asked_before_it_is_taken() -> None:
     assert rig.notified == 2
 
 
-# -- what is taken for an answer --------------------------------------------------------------------------------------------
+# -- what is taken for an answer -------------------------------------------------------------------------------------
 
 TRANSCRIPT = (
     b"VA 5 c13 t60 f7 OAAA W X\r\nhello\r\nEN\r\nHD c14 OAAC\r\nNS c0\r\nVA 2 c9 t-1 f0 OAAE Z\r\n\r\n\r\n"
@@ -291,7 +294,7 @@ def test_a_value_is_counted_not_searched_for_its_end(size: int) -> None:
     assert waiter.result.value == value
 
 
-# -- what ends the connection ------------------------------------------------------------------------------------------------
+# -- what ends the connection ----------------------------------------------------------------------------------------
 
 BROKEN = {
     "unknown code": b"QQ 5 OAAA\r\nhello\r\n",
@@ -400,7 +403,7 @@ def test_no_bytes_make_the_decoder_raise_or_answer_twice(pieces: list[bytes]) ->
     assert rig.codec.in_flight == 0
 
 
-# -- connections and time ----------------------------------------------------------------------------------------------------
+# -- connections and time --------------------------------------------------------------------------------------------
 
 
 def test_requests_wait_for_the_first_connection_and_for_no_later_one() -> None:
@@ -428,7 +431,9 @@ def test_who_waits_for_a_first_connection_that_takes_too_long_is_told_down_and_t
     assert rig.codec.take() == b"", "what was answered is not sent any more"
 
 
-@pytest.mark.parametrize("answer", [b"ERROR\r\n", b"EN\r\n", b"MNX\r\n", b"SERVER_ERROR busy\r\n", b"HTTP/1.1 400 Bad\r\n"])
+@pytest.mark.parametrize(
+    "answer", [b"ERROR\r\n", b"EN\r\n", b"MNX\r\n", b"SERVER_ERROR busy\r\n", b"HTTP/1.1 400 Bad\r\n"]
+)
 def test_a_connection_counts_as_up_only_when_it_answered_the_probe(answer: bytes) -> None:
     rig = Rig(up=False)
     rig.codec.hello()
@@ -469,9 +474,10 @@ def test_a_cas_token_of_another_connection_is_never_sent() -> None:
     assert statuses(rig.codec.cas_set("k", b"v", token)) == ["down"]
     rig.connect()
     for old in (token, foreign):
-        assert statuses(rig.codec.cas_set("k", b"v", old), rig.codec.delete("k", old), rig.codec.expire_key("k", old)) == [
-            "exists"
-        ] * 3
+        assert (
+            statuses(rig.codec.cas_set("k", b"v", old), rig.codec.delete("k", old), rig.codec.expire_key("k", old))
+            == ["exists"] * 3
+        )
         assert rig.codec.take() == b""
         pair: Any = rig.codec.cas_then_get("k", b"v", old, 60)
         sent = rig.codec.take()
@@ -556,7 +562,7 @@ def test_the_queue_goes_round_many_times_without_loss() -> None:
             assert waiter.result.value == value
 
 
-# -- the home of a key -------------------------------------------------------------------------------------------------------
+# -- the home of a key -----------------------------------------------------------------------------------------------
 
 NODES = ("10.0.0.5:11211", "10.0.0.6:11211", "10.0.0.7:11211", "unix:/run/m")
 

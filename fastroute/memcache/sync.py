@@ -1,0 +1,428 @@
+"""The store for threads: the same names as the asyncio client, blocking, on pymemcache's pooled connections.
+
+What it is: pymemcache makes, pools and closes the connections (TCP, unix socket, TLS, timeouts). The text commands are
+written and their answers read here, because pymemcache 4 takes for an answer what is none: lengths such as "+5" or
+"0_5", a value that does not end where its length says, the same key twice, bytes behind the end of a reply.
+What it is not: HashClient is not used. It takes nodes out of its ring and answers None for a node that is away, and
+even with retries without end it compares wall-clock times, so that a clock set back makes misses. A dead node keeps its
+keys here and raises; nothing is ever looked up elsewhere.
+
+A reply that is a result comes back as a Reply; what is none raises: MemcacheDown (not sent), MemcacheUnknown (sent, no
+answer: a write may have happened), MemcacheProtocolError (the answer was none; the connection is closed).
+Leases and the pairs of one round trip need the meta commands: asyncio only.
+Notes: safe to share between threads, and usable after a fork. One connection per thread that is waiting, no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import select
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from pymemcache.client.base import Client, PooledClient
+
+from fastroute._core import mc_meta
+from fastroute._core.mc_meta import (
+    CLIENT_ERROR,
+    DELETED,
+    EXISTS,
+    HIT,
+    LINE_BYTES_MAX,
+    MISS,
+    NOT_FOUND,
+    NOT_STORED,
+    SERVER_ERROR,
+    STORED,
+    TTL_S_MAX,
+    VALUE_BYTES_MAX,
+    CasToken,
+    Reply,
+    check_key,
+    home_of,
+    make_reply,
+    seed_of,
+)
+from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown, UsageError
+from fastroute.memcache.client import TIMEOUT_S_MAX, Key
+from fastroute.memcache.cluster import TlsOption, node_names, node_seeds, tls_context
+from fastroute.model import parse_address, parse_duration_s
+
+__all__ = ["Memcached"]
+
+CONNECT_TIMEOUT_S = 1.0
+"""Limit for making a connection: a lost SYN is repeated after 1 s in Linux."""
+AWAY_S = 0.25
+"""After a failed connection requests raise MemcacheDown at once for this long: no thread waits for a dead node."""
+RECEIVE_BYTES = 65_536
+
+_VALUE = re.compile(rb"VALUE ([!-~\x80-\xff]{1,250}) ([0-9]{1,10}) ([0-9]{1,10})(?: ([0-9]{1,20}))?\Z")
+_STORE_RESULTS = {b"STORED": STORED, b"NOT_STORED": NOT_STORED, b"EXISTS": EXISTS, b"NOT_FOUND": NOT_FOUND}
+
+Reader = Callable[["_Connection"], Reply]
+
+
+class _Connection(Client):  # type: ignore[misc]
+    """pymemcache's connection, read strictly.
+
+    `incarnation` names the run of the server behind it (its process and the time it started): CAS numbers begin again
+    with each run, so a token is only good for the run it was read from.
+    """
+
+    incarnation = 0
+    credentials: bytes | None = None
+    value_bytes_max = VALUE_BYTES_MAX
+
+    def _connect(self) -> None:
+        super()._connect()
+        self._rest = b""
+        try:
+            if self.credentials is not None:
+                self.sock.sendall(b"set fastroute 0 0 %d\r\n%b\r\n" % (len(self.credentials), self.credentials))
+                answer = self.line()
+                if answer != b"STORED":
+                    raise MemcacheDown(f"{self.server}: credentials refused: {answer[:60]!r}")
+            self.sock.sendall(b"stats\r\n")
+            facts: dict[bytes, bytes] = {}
+            while (line := self.line()) != b"END":
+                words = line.split(b" ", 2)
+                if len(words) != 3 or words[0] != b"STAT" or len(facts) > 1000:
+                    raise MemcacheDown(f"{self.server}: not an answer to stats: {line[:60]!r}")
+                facts[words[1]] = words[2]
+            started_s = int(facts[b"time"]) - int(facts[b"uptime"])
+            self.incarnation = seed_of(b"%d %d" % (int(facts[b"pid"]), started_s)) or 1
+        except (KeyError, ValueError, MemcacheProtocolError) as error:
+            self.close()
+            raise MemcacheDown(f"{self.server}: not a memcached: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def ready(self) -> None:
+        """Be connected, with nothing to read: whatever lies there is the end of the connection or belongs to nobody."""
+        if self.sock is not None:
+            poll = select.poll()
+            poll.register(self.sock, select.POLLIN)
+            if self._rest or poll.poll(0):
+                self.close()
+        if self.sock is None:
+            try:
+                self._connect()
+            except OSError as error:
+                self.close()
+                raise MemcacheDown(f"{self.server}: {error}") from error
+
+    def exchange(self, command: bytes, read: Reader) -> Reply:
+        """Send one command and read its reply."""
+        try:
+            self.sock.sendall(command)
+            reply = read(self)
+        except OSError as error:  # a timeout is one too
+            self.close()
+            raise MemcacheUnknown(f"{self.server}: {type(error).__name__}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+        if self._rest:
+            self.close()  # more than was asked for: whose it is, nobody knows
+        return reply
+
+    def line(self) -> bytes:
+        """One line without its end."""
+        while (end := self._rest.find(b"\r\n")) < 0:
+            if len(self._rest) > LINE_BYTES_MAX:
+                raise MemcacheProtocolError(f"{self.server}: a line without an end: {self._rest[:60]!r}")
+            self._receive()
+        line, self._rest = self._rest[:end], self._rest[end + 2 :]
+        if len(line) > LINE_BYTES_MAX:
+            raise MemcacheProtocolError(f"{self.server}: a line that is too long: {line[:60]!r}")
+        return line
+
+    def block(self, size: int) -> bytes:
+        """A value of that many bytes, and the line end behind it."""
+        pieces, missing = [self._rest], size + 2 - len(self._rest)
+        while missing > 0:
+            self._rest = b""
+            self._receive()
+            pieces.append(self._rest)
+            missing -= len(self._rest)
+        joined = b"".join(pieces)
+        if joined[size : size + 2] != b"\r\n":
+            raise MemcacheProtocolError(f"{self.server}: a value that does not end where its length says")
+        self._rest = joined[size + 2 :]
+        return joined[:size]
+
+    def unexpected(self, line: bytes) -> MemcacheProtocolError:
+        return MemcacheProtocolError(f"{self.server}: not an answer to what was asked: {line[:60]!r}")
+
+    def _receive(self) -> None:
+        data = self.sock.recv(RECEIVE_BYTES)
+        if not data:
+            raise ConnectionResetError("closed before the reply was complete")
+        self._rest += data
+
+
+def read_value(key: bytes, with_cas: bool = True) -> Reader:
+    """Reads the reply to `get` or `gets` of one key."""
+
+    def read(connection: _Connection) -> Reply:
+        line = connection.line()
+        if line == b"END":
+            return make_reply(MISS)
+        found = _VALUE.match(line)
+        if found is None or found[1] != key or (found[4] is not None) != with_cas:
+            raise connection.unexpected(line)
+        flags, size, cas = int(found[2]), int(found[3]), int(found[4] or 0)
+        if flags > 0xFFFFFFFF or size > connection.value_bytes_max or cas >= 1 << 64:
+            raise connection.unexpected(line)
+        value = connection.block(size)
+        if (line := connection.line()) != b"END":
+            raise connection.unexpected(line)
+        return make_reply(HIT, value, cas, connection.incarnation, flags)
+
+    return read
+
+
+def read_stored(connection: _Connection) -> Reply:
+    """Reads the reply to set, add or cas."""
+    line = connection.line()
+    if line.startswith(b"SERVER_ERROR "):
+        return make_reply(SERVER_ERROR)
+    if line not in _STORE_RESULTS:
+        raise connection.unexpected(line)
+    return make_reply(_STORE_RESULTS[line], generation=connection.incarnation)
+
+
+def read_word(words: dict[bytes, int]) -> Reader:
+    """Reads one of these words."""
+
+    def read(connection: _Connection) -> Reply:
+        line = connection.line()
+        if line not in words:
+            raise connection.unexpected(line)
+        return make_reply(words[line], generation=connection.incarnation)
+
+    return read
+
+
+def read_number(connection: _Connection) -> Reply:
+    """Reads the reply to incr or decr; decr may leave blanks behind a number that became shorter."""
+    line = connection.line()
+    if line == b"NOT_FOUND":
+        return make_reply(NOT_FOUND)
+    if line.startswith(b"CLIENT_ERROR cannot increment or decrement"):
+        return make_reply(CLIENT_ERROR)
+    digits = line.rstrip(b" ")
+    if not re.fullmatch(rb"[0-9]{1,20}", digits):
+        raise connection.unexpected(line)
+    return make_reply(HIT, digits, generation=connection.incarnation)
+
+
+class _Node(PooledClient):  # type: ignore[misc]
+    """One node's pool."""
+
+    name: str
+    credentials: bytes | None
+    value_bytes_max: int
+    client_class = _Connection
+
+    def _create_client(self) -> _Connection:
+        connection: _Connection = super()._create_client()
+        connection.credentials = self.credentials
+        connection.value_bytes_max = self.value_bytes_max
+        return connection
+
+
+class Memcached:
+    """The store, blocking.
+
+    Args:
+        nodes, copies, timeout, tls, username, password, value_bytes_max: as for fastroute.Memcached.
+
+    Raises:
+        UsageError: an argument that is not accepted.
+    """
+
+    def __init__(
+        self,
+        nodes: str | Iterable[str],
+        *,
+        copies: int = 1,
+        timeout: str | float = "50ms",
+        tls: TlsOption = None,
+        username: str | None = None,
+        password: str | None = None,
+        value_bytes_max: int = VALUE_BYTES_MAX,
+    ) -> None:
+        names = node_names(nodes)
+        if copies != 1:
+            raise UsageError(f"copies {copies!r}: only 1 is available in this version")
+        self._timeout_s = parse_duration_s(timeout, name="timeout")
+        if not 0.001 <= self._timeout_s <= TIMEOUT_S_MAX:
+            raise UsageError(f"timeout {timeout!r}: accepted are 1ms to {TIMEOUT_S_MAX:.0f}s")
+        if (username is None) != (password is None):
+            raise UsageError("username and password of the store: accepted are both or none")
+        if username is not None:
+            mc_meta.MetaCodec().hello(username, password)  # refuses what cannot be sent
+        self._credentials = None if username is None else f"{username} {password}".encode()
+        self._tls: ssl.SSLContext | None = tls_context(tls)
+        self._value_bytes_max = value_bytes_max
+        self.names = names
+        self._seeds = node_seeds(names)
+        self._open()
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self._away_until_s = [0.0] * len(self.names)
+        self._nodes = []
+        for name in self.names:
+            node = _Node(
+                parse_address(name),
+                connect_timeout=CONNECT_TIMEOUT_S,
+                timeout=self._timeout_s,
+                no_delay=not name.startswith("unix:"),
+                ignore_exc=False,
+                default_noreply=False,
+                tls_context=self._tls,
+            )
+            node.name, node.credentials, node.value_bytes_max = name, self._credentials, self._value_bytes_max
+            self._nodes.append(node)
+
+    def close(self) -> None:
+        """Close the connections that are in the pools; the next request makes new ones."""
+        for node in self._nodes:
+            node.close()
+
+    def __enter__(self) -> Memcached:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _connection(self, key: bytes) -> Iterator[_Connection]:
+        # A connection to the key's home; it goes back to the pool unless something was wrong with it.
+        if os.getpid() != self._pid:
+            self._open()  # forked: the parent's connections must not be used by two
+        index = home_of(key, self._seeds)
+        if time.monotonic() < self._away_until_s[index]:
+            raise MemcacheDown(f"{self.names[index]}: could not be reached a moment ago")
+        with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
+            try:
+                connection.ready()
+            except MemcacheDown:
+                self._away_until_s[index] = time.monotonic() + AWAY_S
+                raise
+            yield connection
+
+    def _ask(self, key: bytes, command: bytes, read: Reader) -> Reply:
+        with self._connection(key) as connection:
+            return connection.exchange(command, read)
+
+    # ------------------------------------------------------------------ requests
+
+    def get(self, key: Key, touch_s: float | None = None) -> Reply:
+        """HIT with value, token and client flags, or MISS; `touch_s` renews the time to live in the same request."""
+        name = _name(key)
+        verb = b"gets" if touch_s is None else b"gats %d" % _ttl(touch_s)
+        return self._ask(name, b"%b %b\r\n" % (verb, name), read_value(name))
+
+    def get_and_touch(self, key: Key, ttl_s: float) -> Reply:
+        """get, and set the time to live."""
+        return self.get(key, ttl_s)
+
+    def set(self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0) -> Reply:
+        """STORED, or SERVER_ERROR, after which the old value is gone too."""
+        return self._store(b"set", key, value, ttl_s, client_flags)
+
+    def add(self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0) -> Reply:
+        """STORED or NOT_STORED."""
+        return self._store(b"add", key, value, ttl_s, client_flags)
+
+    def cas_set(self, key: Key, value: bytes, token: CasToken, ttl_s: float = 0, client_flags: int = 0) -> Reply:
+        """STORED, EXISTS or NOT_FOUND; a token of an earlier run of the server is not sent: EXISTS."""
+        return self._store(b"cas", key, value, ttl_s, client_flags, token)
+
+    def delete(self, key: Key, token: CasToken | None = None) -> Reply:
+        """DELETED, NOT_FOUND, or with a token EXISTS where the value has changed."""
+        name = _name(key)
+        if token is None:
+            words = {b"DELETED": DELETED, b"NOT_FOUND": NOT_FOUND}
+            return self._ask(name, b"delete %b\r\n" % name, read_word(words))
+        # The text protocol has no conditional delete: an empty value that is expired at once is the same to readers.
+        with self._connection(name) as connection:
+            if token.generation != connection.incarnation:
+                return make_reply(EXISTS)
+            command = b"cas %b 0 -1 0 %d\r\n\r\n" % (name, token.cas)
+            return connection.exchange(
+                command, read_word({b"STORED": DELETED, b"EXISTS": EXISTS, b"NOT_FOUND": NOT_FOUND})
+            )
+
+    def touch(self, key: Key, ttl_s: float) -> Reply:
+        """Set the time to live: HIT or MISS."""
+        name = _name(key)
+        command = b"touch %b %d\r\n" % (name, _ttl(ttl_s))
+        return self._ask(name, command, read_word({b"TOUCHED": HIT, b"NOT_FOUND": MISS}))
+
+    def increment(self, key: Key, delta: int = 1, initial: int | None = None, ttl_s: float = 0) -> Reply:
+        """HIT with the new number as digits; NOT_FOUND where there is none and no `initial`."""
+        name = _name(key)
+        if not (isinstance(delta, int) and -(1 << 64) < delta < 1 << 64):
+            raise UsageError(f"delta {delta!r}: accepted are whole numbers of at most 64 bits")
+        if initial is not None and not (isinstance(initial, int) and 0 <= initial < 1 << 64):
+            raise UsageError(f"initial {initial!r}: accepted are whole numbers of at most 64 bits, not negative")
+        command = b"%b %b %d\r\n" % (b"decr" if delta < 0 else b"incr", name, abs(delta))
+        reply = self._ask(name, command, read_number)
+        if reply.status != NOT_FOUND or initial is None:
+            return reply
+        digits = b"%d" % initial
+        added = self._store(b"add", key, digits, ttl_s, 0)
+        if added.status == STORED:
+            return make_reply(HIT, digits, generation=added.generation)
+        return self._ask(name, command, read_number) if added.status == NOT_STORED else added
+
+    def noop(self) -> dict[str, bool]:
+        """Which nodes answer now."""
+        answers = {}
+        for index, name in enumerate(self.names):
+            try:
+                with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
+                    connection.ready()
+                    connection.exchange(b"mn\r\n", read_word({b"MN": HIT}))
+                answers[name] = True
+            except (MemcacheDown, MemcacheUnknown, MemcacheProtocolError):
+                answers[name] = False
+        return answers
+
+    def _store(
+        self, verb: bytes, key: Key, value: bytes, ttl_s: float, client_flags: int, token: CasToken | None = None
+    ) -> Reply:
+        name = _name(key)
+        if not isinstance(value, bytes):
+            raise UsageError(f"value of type {type(value).__name__}: accepted are bytes")
+        if len(value) > self._value_bytes_max:
+            raise UsageError(f"value of {len(value)} bytes: accepted are at most {self._value_bytes_max}")
+        if not 0 <= client_flags <= 0xFFFFFFFF:
+            raise UsageError(f"client_flags {client_flags!r}: accepted are 32 bits, not negative")
+        head = b"%b %b %d %d %d" % (verb, name, client_flags, _ttl(ttl_s), len(value))
+        with self._connection(name) as connection:
+            if token is not None:
+                if token.generation != connection.incarnation:
+                    return make_reply(EXISTS)
+                head += b" %d" % token.cas
+            return connection.exchange(head + b"\r\n" + value + b"\r\n", read_stored)
+
+
+def _name(key: Key) -> bytes:
+    check_key(key)
+    return key if isinstance(key, bytes) else key.encode()
+
+
+def _ttl(ttl_s: float) -> int:
+    if ttl_s is None or not 0 <= ttl_s <= TTL_S_MAX:
+        raise UsageError(f"ttl_s {ttl_s!r}: accepted are 0 (no expiry) to {TTL_S_MAX} seconds (30 days), relative")
+    return math.ceil(ttl_s)
