@@ -22,7 +22,7 @@ from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from fastroute._core.base cimport FR_DRAINING, FR_NO_SLOT, FR_READY, fr_mulhi64
+from fastroute._core.base cimport FR_NO_SLOT, FR_READY, fr_mulhi64
 from fastroute._core.hashes cimport fr_xxh64
 from fastroute._core.ring_table cimport TableRing
 from fastroute._core.selection cimport Selection
@@ -527,8 +527,7 @@ cdef class Pool:
         cdef uint32_t i, count
         cdef int status
         self._point()
-        if self._table.capacity:
-            self._table.release_old_blocks()
+        self._table.release_old_blocks()
         ready = [server for server in servers if states[server.name] == FR_READY]
         eligible = [server for server in ready if server.weight and not server.backup]
         on_backup = not eligible
