@@ -4,7 +4,7 @@
 products' dialects: the same server as the named product, bit for bit. A planned name is refused, saying so.
 """
 
-from fastroute._core.pool import RINGS, RINGS_PLANNED
+from fastroute._core.pool_arguments import RINGS, RINGS_PLANNED
 
 DEFAULT = "table"
 
