@@ -22,16 +22,16 @@ from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from fastroute._core.base cimport FR_DRAINING, FR_NO_SLOT, FR_READY, fr_mulhi64
+from fastroute._core.base cimport FR_NO_SLOT, FR_READY, fr_mulhi64
 from fastroute._core.hashes cimport fr_xxh64
-from fastroute._core.ring_table cimport TableRing
+from fastroute._core.ring_table cimport TableRing, overlay_of, ring_of
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable, fr_counters_begin, fr_counters_end, fr_precise_ns
 
+from fastroute._core import pool_arguments as _arguments
 from fastroute._core.ring_table import CELLS_MAX as _CELLS_MAX, CELLS_MIN as _CELLS_MIN
-from fastroute._core.server_table import SERVERS_MAX as _SERVERS_MAX
 from fastroute.errors import NoServerAvailable, UsageError
-from fastroute.model import STATES as _STATES, Server, check_name, check_weight
+from fastroute.model import STATES as _STATES, check_name, check_weight
 
 
 cdef extern from "fr_key.h":
@@ -63,60 +63,14 @@ cdef enum:
     POLICY_RANDOM = 1
     POLICY_HASH = 2
 
-POLICIES = ("round-robin", "random", "hash")
-POLICIES_PLANNED = ("least-connections", "two-choices", "peak-ewma", "prequal")
-RINGS = ("table",)
-RINGS_PLANNED = (
-    "maglev", "rendezvous", "jump", "ketama", "ketama-spy", "libketama", "nginx", "envoy-ring", "haproxy", "haproxy-map",
-    "uhashring",
-)
-
-OVERLAY_DOWN_MIN = 3
-"""With fewer servers out every cell still lists a ready one (a cell lists three)."""
-
 PoolStatistics = namedtuple("PoolStatistics", "name policy ring ready_count servers")
 PoolStatistics.__doc__ = "A moment's copy of a pool: `servers` holds a ServerStatistics each, in the order of the names."
-
-
-def _choice(kind, value, known, planned):
-    if value in known:
-        return value
-    later = f"; planned, not built yet: {', '.join(planned)}"
-    what = "is planned, not built yet" if value in planned else "is unknown"
-    raise UsageError(f"{kind} {value!r} {what}; accepted: {', '.join(known)}{later}")
 
 
 cdef _bad_key(object key, int verdict):
     if verdict == FR_KEY_SURROGATE:
         return UsageError("key: a str with a lone surrogate has no UTF-8; accepted are other str, bytes and None")
     return UsageError(f"key: found {type(key).__name__}; accepted are str (hashed as UTF-8), bytes and None")
-
-
-def _check_servers(servers):
-    """The servers sorted by name; raises UsageError for anything a pool cannot hold."""
-    if isinstance(servers, (str, bytes, Server)):
-        raise UsageError(f"servers: found {type(servers).__name__}; accepted is a sequence of Server")
-    rows = list(servers)
-    for server in rows:
-        if not isinstance(server, Server):
-            raise UsageError(f"servers: found {type(server).__name__}; accepted are Server objects")
-    if len(rows) > _SERVERS_MAX:
-        raise UsageError(f"{len(rows)} servers: a pool holds at most {_SERVERS_MAX}")
-    rows.sort(key=lambda server: server.name)
-    for left, right in zip(rows, rows[1:]):
-        if left.name == right.name:
-            raise UsageError(f"server name {left.name!r} is there twice; the name is the server's identity")
-    keys = {}
-    for server in rows:
-        other = keys.setdefault(server.hash_key or server.name, server)
-        if other is not server:
-            raise UsageError(f"servers {other.name!r} and {server.name!r} have the same hash_key; each needs its own")
-    return tuple(rows)
-
-
-cdef TableRing _build_ring(tuple inputs, uint64_t cells, object only=None):
-    return TableRing([row[0] for row in inputs], [row[1] for row in inputs], [row[2] for row in inputs],
-                     cells=cells, only=only)
 
 
 cdef class Pool:
@@ -149,21 +103,21 @@ cdef class Pool:
             raise UsageError("a Pool is set up once; use update()")
         check_name("pool", name)
         check_name("fleet", fleet)
-        _choice("policy", policy, POLICIES, POLICIES_PLANNED)
-        _choice("ring", ring, RINGS, RINGS_PLANNED)
+        _arguments.check_choice("policy", policy, _arguments.POLICIES, _arguments.POLICIES_PLANNED)
+        _arguments.check_choice("ring", ring, _arguments.RINGS, _arguments.RINGS_PLANNED)
         if not isinstance(slots, int) or isinstance(slots, bool) or not _CELLS_MIN <= slots <= _CELLS_MAX:
             raise UsageError(f"slots {slots!r}: accepted are whole numbers from {_CELLS_MIN} to {_CELLS_MAX}")
         if max_load is not None and (isinstance(max_load, bool) or not isinstance(max_load, (int, float)) or max_load != 0):
             raise UsageError(f"max_load {max_load!r}: bounded load is planned, not built yet; accepted are None and 0")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
             raise UsageError(f"seed {seed!r}: accepted are whole numbers from 0 to 2**64-1")
-        rows = _check_servers(servers)
+        rows = _arguments.check_servers(servers)
         if zone is not None:
             address = zone.cursor_address(fleet, name)
             self._cursor = <uint64_t *>address
         self.name, self.fleet, self.policy, self.ring, self._zone = name, fleet, policy, ring, zone
         self.slots, self._seed = slots, seed
-        self._policy = POLICIES.index(policy)
+        self._policy = _arguments.POLICIES.index(policy)
         fr_xoshiro_seed(&self._xoshiro, seed if seed else int.from_bytes(os.urandom(8), "little"))
         self._lock = threading.RLock()
         self._servers, self._states = (), {}
@@ -471,7 +425,7 @@ cdef class Pool:
         Raises:
             UsageError: a list that a pool cannot hold; the pool is as it was.
         """
-        rows = _check_servers(servers)
+        rows = _arguments.check_servers(servers)
         with self._lock:
             self._swap(rows, {server.name: self._states.get(server.name, FR_READY) for server in rows})
 
@@ -527,8 +481,7 @@ cdef class Pool:
         cdef uint32_t i, count
         cdef int status
         self._point()
-        if self._table.capacity:
-            self._table.release_old_blocks()
+        self._table.release_old_blocks()
         ready = [server for server in servers if states[server.name] == FR_READY]
         eligible = [server for server in ready if server.weight and not server.backup]
         on_backup = not eligible
@@ -536,16 +489,16 @@ cdef class Pool:
             eligible = [server for server in ready if server.weight]
         with_ring = with_ring or self._has_ring
         if with_ring:
-            inputs = _ring_inputs(servers, slots, False)
+            inputs = _arguments.ring_inputs(servers, slots, False)
             if inputs != main_inputs:
-                main_ring, main_inputs = _build_ring(inputs, self.slots), inputs
+                main_ring, main_inputs = ring_of(inputs, self.slots), inputs
             ring = main_ring
             if on_backup and eligible:
-                inputs = _ring_inputs(servers, slots, True)
+                inputs = _arguments.ring_inputs(servers, slots, True)
                 if inputs != backup_inputs:
-                    backup_ring, backup_inputs = _build_ring(inputs, self.slots), inputs
+                    backup_ring, backup_inputs = ring_of(inputs, self.slots), inputs
                 ring = backup_ring
-            overlay = self._build_overlay(ring, inputs, {slots[server.name] for server in eligible})
+            overlay = overlay_of(ring, inputs, {slots[server.name] for server in eligible})
         unbound = [slots[server.name] for server in eligible]
         count = <uint32_t>len(eligible)
         slot_list = <uint16_t *>malloc((count + 1) * sizeof(uint16_t))
@@ -583,31 +536,6 @@ cdef class Pool:
         self._first = self._ring.first if self._ring is not None else NULL
         self._cells = self.slots
         return 0
-
-    def _build_overlay(self, ring, inputs, eligible):
-        # Cells none of whose three choices is eligible get the choices of a ring over the eligible servers.
-        cdef TableRing listed = ring
-        cdef const uint16_t *columns[3]
-        cdef uint64_t i
-        cdef bytearray dead, out
-        cdef uint8_t *marks
-        cdef uint8_t *is_out
-        cdef int any_dead = 0
-        if listed.first == NULL or len(inputs) - len(eligible) < OVERLAY_DOWN_MIN or not eligible:
-            return None
-        dead, out = bytearray(self.slots), bytearray(FR_NO_SLOT + 1)
-        for _, _, slot in inputs:
-            out[slot] = slot not in eligible
-        out[FR_NO_SLOT] = 1
-        marks, is_out = <uint8_t *><char *>dead, <uint8_t *><char *>out
-        with nogil:
-            for i in range(listed.cells):
-                if is_out[listed.first[i]] and is_out[listed.second[i]] and is_out[listed.third[i]]:
-                    marks[i] = 1
-                    any_dead = 1
-        if not any_dead:
-            return None
-        return _build_ring(tuple([row for row in inputs if row[2] in eligible]), self.slots, dead)
 
     def hold_clock(self, now_ms):
         """Stand still at now_ms (0: go on with the machine's clock): what a test of latencies needs."""
@@ -679,13 +607,6 @@ cdef class Pool:
 
     def __repr__(self):
         return f"<Pool {self.name!r} {self.policy}: {len(self._servers)} servers, {self.ready_count} ready>"
-
-
-def _ring_inputs(servers, slots, backup):
-    return tuple([
-        (server.hash_key or server.name, server.weight, slots[server.name])
-        for server in servers if server.weight and server.backup == backup
-    ])
 
 
 cdef int _get_buffer(object given, Py_buffer *view, str name, bytes formats, Py_ssize_t item_bytes, int flags) except -1:

@@ -5,7 +5,7 @@ It is a function of the set of (key, weight): the order of the lists does not ma
 Rules: the build runs without the GIL; a lookup is `first[fr_mulhi64(hash, cells)]`, done inline by whoever holds the ring.
 """
 
-from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastroute._core.base cimport FR_NO_SLOT, fr_mulhi64
@@ -17,6 +17,7 @@ from fastroute.model import check_weight
 
 cdef extern from "fr_ring_table.h" nogil:
     enum: FR_TABLE_VERSION
+    enum: FR_TABLE_CHOICES
     enum: FR_TABLE_CELLS_MIN
     enum: FR_TABLE_CELLS_MAX
     enum: FR_TABLE_NO_MEMORY
@@ -34,6 +35,9 @@ VERSION = FR_TABLE_VERSION
 CELLS_MIN = FR_TABLE_CELLS_MIN
 CELLS_MAX = FR_TABLE_CELLS_MAX
 SERVERS_MAX = FR_NO_SLOT
+
+OVERLAY_DOWN_MIN = FR_TABLE_CHOICES
+"""With fewer servers out every cell still lists one that is in."""
 
 fr_table_prepare()
 
@@ -210,3 +214,31 @@ cdef class TableRing:
 
     def __repr__(self):
         return f"TableRing({self.server_count} servers, {self.cells} cells)"
+
+
+cdef TableRing ring_of(tuple inputs, uint64_t cells, object only=None):
+    return TableRing([row[0] for row in inputs], [row[1] for row in inputs], [row[2] for row in inputs],
+                     cells=cells, only=only)
+
+
+cdef TableRing overlay_of(TableRing ring, tuple inputs, set allowed):
+    cdef uint64_t i
+    cdef bytearray dead, out
+    cdef uint8_t *marks
+    cdef uint8_t *is_out
+    cdef int any_dead = 0
+    if ring.first == NULL or not allowed or len(inputs) - len(allowed) < OVERLAY_DOWN_MIN:
+        return None
+    dead, out = bytearray(ring.cells), bytearray(FR_NO_SLOT + 1)
+    for _, _, slot in inputs:
+        out[slot] = slot not in allowed
+    out[FR_NO_SLOT] = 1
+    marks, is_out = <uint8_t *><char *>dead, <uint8_t *><char *>out
+    with nogil:
+        for i in range(ring.cells):
+            if is_out[ring.first[i]] and is_out[ring.second[i]] and is_out[ring.third[i]]:
+                marks[i] = 1
+                any_dead = 1
+    if not any_dead:
+        return None
+    return ring_of(tuple([row for row in inputs if row[2] in allowed]), ring.cells, dead)

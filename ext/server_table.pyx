@@ -20,6 +20,7 @@ from fastroute.model import STATES as _STATES
 
 cdef enum:
     LINE_BYTES = 64
+    CAPACITY_MIN = 8
 
 SERVERS_MAX = FR_NO_SLOT
 """Servers of one pool, those included that left with requests in flight: slots are 16 bits, the last value means none."""
@@ -36,6 +37,7 @@ cdef class ServerTable:
 
     def __cinit__(self):
         self.members, self.slot_of, self.blocks = [], {}, []
+        self._grow(CAPACITY_MIN)
 
     cdef int _grow(self, int capacity) except -1:
         # One block: counters on whole cache lines first, then the pointers, then the bytes.
@@ -76,7 +78,7 @@ cdef class ServerTable:
             if at == self.capacity:
                 if at >= SERVERS_MAX:
                     raise UsageError(f"a pool holds at most {SERVERS_MAX} servers, those included that left with requests in flight")
-                self._grow(min(max(8, self.capacity * 2), SERVERS_MAX))
+                self._grow(min(self.capacity * 2, SERVERS_MAX))
             slots[name] = at
             at += 1
         return slots

@@ -1,7 +1,7 @@
 """Selecting a server by a str key, beside what Python programs use today.
 
 1,000 keys of 24 characters; a round is one pass over all of them, and len(str) in the same loop is the yardstick.
-Targets: select <= 2.5 x len() for 2 to 1,000 servers, <= 4 x for 10,000; select_many <= 15 ns, slots_of <= 6 ns per key.
+Targets: select <= 2.5 x len() for 2 to 1,000 servers, <= 4 x for 10,000; select_many <= 15, slots_of <= 6 ns per key.
 """
 
 import array

@@ -8,12 +8,6 @@ from fastroute._core.selection import Selection
 from fastroute._core.server_table import ServerStatistics
 from fastroute.model import Server
 
-POLICIES: tuple[str, ...]
-POLICIES_PLANNED: tuple[str, ...]
-RINGS: tuple[str, ...]
-RINGS_PLANNED: tuple[str, ...]
-OVERLAY_DOWN_MIN: int
-
 class _Cursors(Protocol):
     def cursor_address(self, fleet: str, pool: str, /) -> int: ...
 

@@ -22,3 +22,9 @@ cdef class TableRing:
     cdef uint16_t scored(self, uint64_t cell, const unsigned char *allowed, const uint16_t *skip, int skip_count) noexcept nogil
     cdef int _build(self, list rows, object only) except -1
     cdef void _fill(self, const fr_table_cell *cell, const unsigned char *wanted, uint32_t n) noexcept nogil
+
+# Ring of ((key, weight, slot), ...); see TableRing.
+cdef TableRing ring_of(tuple inputs, uint64_t cells, object only=*)
+# For a ring built from `inputs` of which only the slots in `allowed` may be used: a ring over those, built for the cells
+# none of whose choices is among them, so that their answer is that of a whole ring over the allowed. None: no such cell.
+cdef TableRing overlay_of(TableRing ring, tuple inputs, set allowed)

@@ -6,6 +6,7 @@ VERSION: int
 CELLS_MIN: int
 CELLS_MAX: int
 SERVERS_MAX: int
+OVERLAY_DOWN_MIN: int
 
 def gap(low: int) -> int: ...
 

@@ -1,5 +1,5 @@
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, final
 
 LAYOUT: int
 DIRECTORY: str

@@ -6,7 +6,7 @@ hash         the pool's ring by the key; without a key, round robin
 A planned name is refused with a message that says so.
 """
 
-from fastroute._core.pool import POLICIES, POLICIES_PLANNED
+from fastroute._core.pool_arguments import POLICIES, POLICIES_PLANNED
 
 DEFAULT = "round-robin"
 
