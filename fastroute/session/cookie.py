@@ -1,7 +1,7 @@
 """The balancer's own cookie around its token: the key ring, the attributes, the Set-Cookie text, the age of a token.
 
-Not here: signing and verifying (fastroute/_core/token), reading Cookie fields (fastroute/_core/http_head), what a hint is
-worth (the router).
+Not here: signing and verifying (fastroute/_core/token), reading Cookie fields (fastroute/_core/http_head), what a hint
+is worth (the router).
 Rules: no I/O but reading the secrets once; a secret's value appears in no message, repr or exception of this file.
 """
 
@@ -42,7 +42,7 @@ def key_ring(
     """The secrets of a key ring, in order: the first signs, all verify.
 
     Args:
-        sources: one source or several: "env:NAME", "file:PATH" or the secret itself (bytes are always the secret itself).
+        sources: one source or several: "env:NAME", "file:PATH" or the secret itself (bytes: always the secret itself).
         environment: defaults to the process's own.
 
     Raises:
@@ -75,7 +75,8 @@ def _checked(value: bytes, name: str) -> Secret:
         raise ConfigError(f"{name}: {len(value)} bytes; accepted are {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX}")
     if len(set(value)) < DISTINCT_BYTES_MIN:
         raise ConfigError(
-            f"{name}: fewer than {DISTINCT_BYTES_MIN} different bytes, which can be guessed; make one with: openssl rand -hex 32"
+            f"{name}: fewer than {DISTINCT_BYTES_MIN} different bytes, which can be guessed; "
+            f"make one with: openssl rand -hex 32"
         )
     return Secret(value)
 
@@ -119,7 +120,8 @@ class CookieSettings:
             raise ConfigError(f'cookie secure {secure!r}: accepted are "auto", "always", "never"')
         if same_site == "None" and secure != "always":
             raise ConfigError(
-                f'cookie same_site "None" with secure {secure!r}: browsers drop such a cookie; accepted: secure "always" with it'
+                f'cookie same_site "None" with secure {secure!r}: browsers drop such a cookie; '
+                'accepted: secure "always" with it'
             )
         prefixed = name.lower().startswith(("__host-", "__secure-"))
         if prefixed and secure != "always":
@@ -158,7 +160,10 @@ class CookieSettings:
         return hash((self.prefix, self._plain, self._tls))
 
     def __repr__(self) -> str:
-        return f"CookieSettings(name={self.name!r}, domain={self.domain!r}, same_site={self.same_site!r}, secure={self.secure!r})"
+        return (
+            f"CookieSettings(name={self.name!r}, domain={self.domain!r}, same_site={self.same_site!r}, "
+            f"secure={self.secure!r})"
+        )
 
     _plain: bytes
     _tls: bytes
