@@ -198,8 +198,8 @@ def test_set_cookie_carries_its_flags(settings: dict[str, str], tls: bool, text:
 
 
 def test_comparing_a_mac_does_not_stop_at_the_first_difference() -> None:
-    """The row k-timing: by construction (no branch on the bytes, ext/fr_sha256.h); here: a MAC wrong at its start and one
-    wrong at its end cost the same within the noise of a shared machine."""
+    """The row k-timing: by construction (no branch on the bytes, ext/fr_sha256.h); here: a MAC wrong at its start and
+    one wrong at its end cost the same within the noise of a shared machine."""
     import time
 
     codec = cookie_codec([ACTIVE], "fr")
