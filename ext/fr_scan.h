@@ -25,7 +25,7 @@
 #define FR_EMPTY_LINES_MAX 4u          /* before a request line; RFC 9112 2.2 asks for at least one */
 #define FR_HEAD_BYTES_MAX 0xFFFFFFu    /* 16 MiB - 1: positions are packed into 24 bits */
 #define FR_LENGTH_DIGITS_MAX 19u       /* Content-Length: below 10^19, fits 64 bits without a check per digit */
-#define FR_NOMINATION_WORK_MAX 65536u  /* Connection options x fields compared: keeps a hostile head linear in cost */
+#define FR_NOMINATION_WORK_MAX 16384u  /* Connection options x fields compared: keeps a hostile head linear in cost */
 #define FR_CHUNK_LINE_BYTES_MAX 4096u  /* size and extensions; RFC 9112 7.1.1 asks for a limit */
 #define FR_CHUNK_DIGITS_MAX 16u
 #define FR_TRAILER_BYTES_MAX 32768u    /* as the default head limit */

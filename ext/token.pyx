@@ -22,13 +22,13 @@ The memo: the codec is consulted once per request of a session, with the same te
 holds the last verified texts (whole, with their token), so the repeated verify is one comparison. A verdict does not
 depend on time (expiry is the caller's, from the issued minute), so an entry stays true as long as the codec lives.
 """
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 import hashlib
 import hmac
-from time import perf_counter_ns
 
 from fastroute.errors import UsageError
 
@@ -86,6 +86,7 @@ cdef bytes keyed(bytes key, bytes message):
     return hmac.new(key, message, hashlib.sha256).digest()
 
 
+@cython.final
 cdef class TokenCodec:
     """Signs and verifies tokens with a key ring: the first secret signs, all verify.
 
@@ -284,30 +285,33 @@ cdef class TokenCodec:
         """Empty the memo; for tests and benchmarks."""
         memset(self.memo, 0, TOKEN_MEMO_SLOTS * sizeof(fr_token_memo))
 
-    def time_ns(self, bytes text, uint32_t rounds):
-        """Nanoseconds of (sign, verify of a remembered text, verify of a fresh one) for an accepted text; for benchmarks."""
+    def repeat(self, str what, bytes text, uint32_t rounds):
+        """Do one thing `rounds` times with an accepted text, in a compiled loop; for benchmarks.
+
+        Args:
+            what: "sign", "verify_remembered" or "verify_fresh" (without the memo, as for a text seen first).
+        """
         cdef fr_token token
         cdef uint8_t out[TOKEN_CAPACITY]
         cdef const uint8_t *data = <const uint8_t *><const char *>text
         cdef Py_ssize_t size = len(text)
-        cdef uint32_t i
-        cdef uint64_t wrong = 0
+        cdef uint32_t i, wrong = 0
         if self.verify(data, size, &token) != FR_TOKEN_OK:
             raise UsageError("not an accepted token")
-        begin = perf_counter_ns()
-        for i in range(rounds):
-            token.generation = i
-            wrong += self.sign(&token, out) != size
-        signed = perf_counter_ns()
-        for i in range(rounds):
-            wrong += self.verify(data, size, &token) != FR_TOKEN_OK
-        remembered = perf_counter_ns()
-        for i in range(rounds):
-            wrong += self.verify_fresh(data, size, &token) != FR_TOKEN_OK
-        fresh = perf_counter_ns()
+        if what == "sign":
+            for i in range(rounds):
+                token.generation = i
+                wrong += self.sign(&token, out) != size
+        elif what == "verify_remembered":
+            for i in range(rounds):
+                wrong += self.verify(data, size, &token) != FR_TOKEN_OK
+        elif what == "verify_fresh":
+            for i in range(rounds):
+                wrong += self.verify_fresh(data, size, &token) != FR_TOKEN_OK
+        else:
+            raise UsageError(f'{what!r}: accepted are "sign", "verify_remembered", "verify_fresh"')
         if wrong:
             raise UsageError("the text was accepted only sometimes")
-        return ((signed - begin) / rounds, (remembered - signed) / rounds, (fresh - remembered) / rounds)
 
 
 cdef inline void pack(const fr_token_key *key, const fr_token *token, uint8_t *payload) noexcept nogil:

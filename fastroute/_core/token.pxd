@@ -1,4 +1,5 @@
 # token: the balancer's own signed cookie, "v1.<key id>.<payload>.<mac>", signed and verified without Python objects.
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef extern from "fr_sha256.h" nogil:
@@ -12,7 +13,7 @@ cdef extern from "fr_hash.h" nogil:
 
 ctypedef struct fr_token:
     uint8_t key[16]                     # opaque random affinity key
-    uint64_t server_digest              # keyed digest of the server's name (the hint)
+    uint64_t server_digest              # of the server's name: the hint
     uint64_t term
     uint32_t generation
     uint32_t issued_minute              # minutes since 1970
@@ -40,6 +41,7 @@ ctypedef struct fr_token_memo:          # a verified text and what it says; size
     fr_token token
 
 # Immutable but for memo and counters: replace the codec to change its keys. One codec belongs to one thread.
+@cython.final
 cdef class TokenCodec:
     cdef readonly str fleet
     cdef readonly str purpose

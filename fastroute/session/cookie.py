@@ -1,12 +1,13 @@
 """The balancer's own cookie around its token: the key ring, the attributes, the Set-Cookie text, the age of a token.
 
-Not here: signing and verifying (fastroute/_core/token), reading Cookie fields (fastroute/_core/http_head), what a hint is
-worth (the router).
+Not here: signing and verifying (fastroute/_core/token), reading Cookie fields (fastroute/_core/http_head), what a hint
+is worth (the router).
 Rules: no I/O but reading the secrets once; a secret's value appears in no message, repr or exception of this file.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
@@ -20,12 +21,6 @@ from fastroute.errors import ConfigError
 __all__ = ["CookieSettings", "cookie_codec", "judge_age", "key_ring"]
 
 NAME_CHARACTERS_MAX: Final = 128
-REISSUE_SHARE: Final = 0.25
-"""Of the ttl, after which the cookie is issued again (design.md, section 5: the hint)."""
-AHEAD_S_MAX: Final = 86_400.0
-"""A token from a replica whose clock runs ahead is honoured and issued again with this one's time; one from further
-ahead than a day is not believed, so that a wrong clock pins nobody for ever."""
-PURPOSE: Final = "affinity cookie"
 KEYS_MAX: Final = 8
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -42,7 +37,7 @@ def key_ring(
     """The secrets of a key ring, in order: the first signs, all verify.
 
     Args:
-        sources: one source or several: "env:NAME", "file:PATH" or the secret itself (bytes are always the secret itself).
+        sources: one source or several: "env:NAME", "file:PATH" or the secret itself (bytes: always the secret itself).
         environment: defaults to the process's own.
 
     Raises:
@@ -75,14 +70,15 @@ def _checked(value: bytes, name: str) -> Secret:
         raise ConfigError(f"{name}: {len(value)} bytes; accepted are {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX}")
     if len(set(value)) < DISTINCT_BYTES_MIN:
         raise ConfigError(
-            f"{name}: fewer than {DISTINCT_BYTES_MIN} different bytes, which can be guessed; make one with: openssl rand -hex 32"
+            f"{name}: fewer than {DISTINCT_BYTES_MIN} different bytes, which can be guessed; "
+            f"make one with: openssl rand -hex 32"
         )
     return Secret(value)
 
 
-def cookie_codec(secrets: Iterable[bytes], fleet: str) -> TokenCodec:
-    """The codec of the affinity cookie; every replica of the fleet makes the same one from the same secrets."""
-    return TokenCodec(secrets, fleet, PURPOSE)
+def cookie_codec(secrets: Iterable[bytes], fleet: str, pool: str) -> TokenCodec:
+    """The codec of a pool's affinity cookie; every replica of the fleet makes the same one from the same secrets."""
+    return TokenCodec(secrets, fleet, f"affinity:{pool}")
 
 
 class CookieSettings:
@@ -119,7 +115,8 @@ class CookieSettings:
             raise ConfigError(f'cookie secure {secure!r}: accepted are "auto", "always", "never"')
         if same_site == "None" and secure != "always":
             raise ConfigError(
-                f'cookie same_site "None" with secure {secure!r}: browsers drop such a cookie; accepted: secure "always" with it'
+                f'cookie same_site "None" with secure {secure!r}: browsers drop such a cookie; '
+                'accepted: secure "always" with it'
             )
         prefixed = name.lower().startswith(("__host-", "__secure-"))
         if prefixed and secure != "always":
@@ -158,7 +155,10 @@ class CookieSettings:
         return hash((self.prefix, self._plain, self._tls))
 
     def __repr__(self) -> str:
-        return f"CookieSettings(name={self.name!r}, domain={self.domain!r}, same_site={self.same_site!r}, secure={self.secure!r})"
+        return (
+            f"CookieSettings(name={self.name!r}, domain={self.domain!r}, same_site={self.same_site!r}, "
+            f"secure={self.secure!r})"
+        )
 
     _plain: bytes
     _tls: bytes
@@ -177,19 +177,23 @@ class CookieSettings:
         return self.prefix + token + self.suffix(tls)
 
 
-def judge_age(issued_minute: int, now_s: float, ttl_s: float) -> Literal["fresh", "reissue", "expired"]:
-    """What a token's age asks for.
+def judge_age(issued_minute: int, now_minute: int, ttl_s: float) -> Literal["fresh", "reissue", "stale", "expired"]:
+    """What a token's age asks for: the rule of the compiled relay, for those who embed the codec.
 
     Args:
         issued_minute: of the token, minutes since 1970.
-        now_s: wall clock, seconds since 1970.
-        ttl_s: idle time of the binding.
+        now_minute: wall clock, minutes since 1970.
+        ttl_s: idle time of the binding, taken in whole minutes, at least one.
 
-    Notes:
-        A token knows the minute only, so its age lies within a minute: it expires when the ttl has certainly passed (a
-        binding is never cut short), and is issued again when a quarter of it may have passed.
+    Returns:
+        "fresh"; "reissue" once a quarter of the ttl has passed; "stale" past the ttl: the hint no longer counts, but the
+        key does, since its user may have been here up to a quarter of the ttl after the issue; "expired" past that, or
+        issued further ahead of this clock than the ttl (so that a wrong clock pins nobody for ever).
     """
-    age_s = now_s - issued_minute * 60.0
-    if age_s < -AHEAD_S_MAX or age_s - 60.0 >= ttl_s:
+    ttl_minutes = max(1, math.ceil(ttl_s / 60))
+    age_minutes = max(0, now_minute - issued_minute)
+    if age_minutes > ttl_minutes + math.ceil(ttl_minutes / 4) or issued_minute > now_minute + ttl_minutes:
         return "expired"
-    return "fresh" if 0.0 <= age_s < max(ttl_s * REISSUE_SHARE, 60.0) else "reissue"
+    if age_minutes > ttl_minutes:
+        return "stale"
+    return "fresh" if age_minutes * 4 < ttl_minutes else "reissue"

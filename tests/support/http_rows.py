@@ -64,7 +64,7 @@ def request_stream(raw: bytes, at: int | None = None) -> Outcome:
 
 
 def response_stream(raw: bytes, at: int | None = None, *, method: str = "GET") -> Outcome:
-    """What a strict client understands of raw: interim and final heads and the final one's body, or ("refused", 502)."""
+    """What a strict client understands of raw: interim heads, the final one and its body; or ("refused", 502)."""
     out: Outcome = []
     position = 0
     while position < len(raw) or not out:

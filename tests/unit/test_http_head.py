@@ -147,12 +147,33 @@ def test_targets_hold_visible_ascii_without_fragment(target: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "host", "content-length", "transfer-encoding", "connection", "cookie", "set-cookie", "expect", "upgrade", "keep-alive",
-        "proxy-connection", "te", "trailer", "via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded",
-        "date", "http2-settings", "proxy-authenticate", "proxy-authorization", "x-fastroute", "x-real-ip", "max-forwards",
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "cookie",
+        "set-cookie",
+        "expect",
+        "upgrade",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "forwarded",
+        "date",
+        "http2-settings",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "x-fastroute",
+        "x-real-ip",
+        "max-forwards",
         "content-type",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("spelling", [str.lower, str.upper, str.title, str.swapcase])
 def test_known_fields_are_told_by_name_in_any_case(name: str, spelling: Any) -> None:
     found = answer_of(response(f"{spelling(name)}: chunked" if name == "transfer-encoding" else f"{spelling(name)}: 1"))
@@ -237,7 +258,7 @@ def test_control_bytes_are_refused_anywhere(byte: int) -> None:
     for at in range(len(base) - 2):
         if byte == 0x0D and base[at + 1] == 0x0A:
             continue  # an inserted CR is then the one before CR LF: refused too, but as the next byte
-        assert status_of(base[:at] + bytes([byte]) + base[at:]) == (200 if at == 0 and byte in b"" else 400), at
+        assert status_of(base[:at] + bytes([byte]) + base[at:]) == 400, at
 
 
 def test_high_bytes_in_values_pass_unchanged() -> None:
@@ -250,8 +271,22 @@ def test_high_bytes_in_values_pass_unchanged() -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["a", "a.b:1", "a:", "127.0.0.1:65535", "[::]", "[::1]:80", "[1:2:3:4:5:6:7:8]", "[1::8]", "[::ffff:1.2.3.4]", "[1:2:3:4:5:6:1.2.3.4]", "a_b", "x.", "[2001:DB8::]"],
-)  # fmt: skip
+    [
+        "a",
+        "a.b:1",
+        "a:",
+        "127.0.0.1:65535",
+        "[::]",
+        "[::1]:80",
+        "[1:2:3:4:5:6:7:8]",
+        "[1::8]",
+        "[::ffff:1.2.3.4]",
+        "[1:2:3:4:5:6:1.2.3.4]",
+        "a_b",
+        "x.",
+        "[2001:DB8::]",
+    ],
+)
 def test_valid_hosts_pass(host: str) -> None:
     assert scanned(request(host=f"Host: {host}\r\n"))["authority"] == host.encode()
 
@@ -259,11 +294,38 @@ def test_valid_hosts_pass(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "", ":80", "a:65536", "a:0x5", "a b", "a/b", "a@b", "[]", "[:]", "[:::]", "[1]", "[1:2:3:4:5:6:7]", "[1:2:3:4:5:6:7:8:9]",
-        "[1::2::3]", "[12345::]", "[::1", "[::1]x", "[::1]:", "[fe80::1%25eth0]", "[::1.2.3]", "[::1.2.3.256]", "[1:2:3:4:5:6:7:1.2.3.4]",
-        "[v1.a]", "[1:2:3:4:5:6:7::8]", "a,b", "%61", "a\x80", "[::1.2.3.4.5]", "[1:2:3:4:5:6:7:]", "a:123456789012345678901234567890",
+        "",
+        ":80",
+        "a:65536",
+        "a:0x5",
+        "a b",
+        "a/b",
+        "a@b",
+        "[]",
+        "[:]",
+        "[:::]",
+        "[1]",
+        "[1:2:3:4:5:6:7]",
+        "[1:2:3:4:5:6:7:8:9]",
+        "[1::2::3]",
+        "[12345::]",
+        "[::1",
+        "[::1]x",
+        "[::1]:",
+        "[fe80::1%25eth0]",
+        "[::1.2.3]",
+        "[::1.2.3.256]",
+        "[1:2:3:4:5:6:7:1.2.3.4]",
+        "[v1.a]",
+        "[1:2:3:4:5:6:7::8]",
+        "a,b",
+        "%61",
+        "a\x80",
+        "[::1.2.3.4.5]",
+        "[1:2:3:4:5:6:7:]",
+        "a:123456789012345678901234567890",
     ],
-)  # fmt: skip
+)
 def test_invalid_hosts_are_refused(host: str) -> None:
     assert status_of(request(host=f"Host: {host}\r\n")) == (200 if host == "[::1]:" else 400)
 
