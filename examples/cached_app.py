@@ -6,7 +6,7 @@
     curl http://127.0.0.1:8091/report/7        answers at once with the same report: the other process has it
     curl http://127.0.0.1:8091/statistics      what sharing gave here, and what it cost
 
-Start as many as you like. Ask several of them for a new report at the same moment: one computes, the others wait for it.
+Start as many as you like. Ask several for a new report at the same moment: one computes, the others wait for it.
 Kill memcached: every process goes on with what it has near, and computes the rest for itself.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -60,7 +61,8 @@ async def serve(memcached: list[str], port: int, cost_s: float) -> None:
                 status, body = await answer(cache, request, cost_s)
                 data = json.dumps(body).encode() + b"\n"
                 writer.write(
-                    b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+                    b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\nConnection: close\r\n\r\n"
                     % (status, b"OK" if status == 200 else b"Not Found", len(data))
                 )
                 writer.write(data)
@@ -82,7 +84,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8090, help="0 for any free one")
     parser.add_argument("--cost", type=float, default=2.0, metavar="SECONDS", help="what a report costs")
     options = parser.parse_args()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(options.memcached, options.port, options.cost))
-    except KeyboardInterrupt:
-        pass

@@ -1,6 +1,7 @@
 """examples/cached_app.py, as a reader would try it: two processes, one memcached."""
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -12,7 +13,7 @@ import pytest
 
 from tests.support.memcached import Memcached as Process
 
-ROOT = Path(__file__).parents[2]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cached_app.py"
 
 
 def fetch(url: str) -> Any:
@@ -29,8 +30,9 @@ def store() -> Iterator[Process]:
 @pytest.fixture
 def applications(store: Process) -> Iterator[list[str]]:
     """URLs of two processes of the example."""
-    command = [sys.executable, "examples/cached_app.py", "--memcached", store.address, "--port", "0", "--cost", "0.2"]
-    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [sys.executable, str(EXAMPLE), "--memcached", store.address, "--port", "0", "--cost", "0.2"]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # the fastroute that this test imports
+    running = [subprocess.Popen(command, env=paths, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         yield [application.stdout.readline().strip().removesuffix("/report/7") for application in running]  # type: ignore[union-attr]
     finally:

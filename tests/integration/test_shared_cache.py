@@ -530,7 +530,7 @@ class Worker:
             [sys.executable, "-m", "tests.support.cache_worker", address, str(log), lease],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             text=True,
         )
 

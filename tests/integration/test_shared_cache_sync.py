@@ -293,7 +293,8 @@ def test_values_of_every_length_come_back_whole(address: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"VA x\r\n", b"VA -1 c1\r\n", b"VA 99999999 c1\r\n", b"VA 1 c1\r\nabc",
-     b"EN\r\nEN\r\n", b"CLIENT_ERROR bad\r\n", b"ERROR\r\n", b"x" * 9000, b"\r\n", b"VA 5 c1\r\nab", b"VA 2 cx\r\nab\r\n", b""],
+     b"EN\r\nEN\r\n", b"CLIENT_ERROR bad\r\n", b"ERROR\r\n", b"x" * 9000, b"\r\n", b"VA 5 c1\r\nab",
+     b"VA 2 cx\r\nab\r\n", b""],
 )  # fmt: skip
 def test_an_answer_that_is_not_the_protocol_is_unknown_and_ends_the_connection(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
