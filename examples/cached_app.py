@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -43,7 +42,7 @@ async def answer(cache: SharedCache, request: bytes, cost_s: float) -> tuple[int
     if asked is None:
         return 404, {"error": "there are /report/NUMBER and /statistics"}
     if asked[1] == b"statistics":
-        return 200, dataclasses.asdict(cache.statistics())
+        return 200, cache.statistics().as_dict()
     number = int(asked[2])
     # Fresh for a minute; for ten more a stale report is served at once, while one process makes a new one.
     return 200, await cache.get_or_compute(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from typing import Any
 
 from fastroute._core.near_cache import NearStatistics
 
@@ -89,6 +90,10 @@ class CacheStatistics:
     def hits_near(self) -> int:
         """Requests answered without the store."""
         return self.near.hits
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return {**dataclasses.asdict(self), "near": self.near._asdict()}
 
     @classmethod
     def of(cls, namespace: str, near: NearStatistics, counters: Counters) -> CacheStatistics:

@@ -10,7 +10,6 @@ A computation says {"computing": K}, appends its pid to the log file and waits f
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import os
 import sys
@@ -62,7 +61,7 @@ async def main(address: str, log: str, lease: str) -> None:
             elif do == "delete":
                 say(result=await cache.delete(key))
             elif do == "statistics":
-                say(statistics=dataclasses.asdict(cache.statistics()))
+                say(statistics=cache.statistics().as_dict())
             elif do == "go":
                 go.set()
         go.set()
