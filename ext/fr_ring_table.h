@@ -15,8 +15,12 @@
  *
  * Work goes in slices of time. At a slice's end the cells that list enough servers are final (whatever follows is later)
  * and drop out with one bit; after some 8 of 18 arrivals per cell nearly every draw ends at that bit. A heavy server stops
- * when every open cell lists it, so that weights of 65535:1 cost no more than 1:1. With n <= 3 servers the last place is
+ * when every open cell lists it, so that weights of 1000:1:1:1 cost 36 ms where equal ones cost 18. With n <= 3 servers the last place is
  * the server that is left, and nobody waits for its arrival.
+ *
+ * Measured on one core of a 2-core machine (benchmarks/micro/test_selection.py): 100 servers in 131,072 cells 18-21 ms,
+ * 1,000 in 1,048,576 cells 370-410 ms; largest share over the average 1.06 and 1.11 (chance: sqrt(servers / cells) is the
+ * standard deviation). 32 bytes per cell while it runs, 6 stay.
  *
  * Rules: no Python, no GIL needed, no global but the logarithm's table (filled once by fr_table_prepare under the GIL).
  */
