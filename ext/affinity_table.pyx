@@ -5,6 +5,7 @@ A record is the tuple Record; a fingerprint is 16 bytes, the two little-endian w
 """
 from typing import NamedTuple
 
+cimport cython
 from libc.signal cimport SIGKILL
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -86,7 +87,40 @@ cdef extern from *:
         }
         return found;
     }
+    /* A record all of whose fields follow from its generation, so that half of one and half of another shows. */
+    static fr_binding fr_test_binding(uint32_t generation)
+    {
+        fr_binding made = {fr_splitmix(generation), generation, ~generation, generation ^ 0x55555555u,
+                           (uint16_t)(generation * 40503u), (uint8_t)generation, 0};
+        return made;
+    }
+    static uint64_t fr_test_rewrite(fr_table *table, uint64_t i, uint32_t count)
+    {
+        uint64_t wrote = 0;
+        for (uint32_t generation = 1; generation <= count; generation++) {
+            fr_fingerprint key = fr_test_key(i);
+            fr_binding next = fr_test_binding(generation), out;
+            wrote += fr_aff_learn(table, &key, 1, &next, &out) == FR_AFF_WROTE;
+        }
+        return wrote;
+    }
+    static void fr_test_reread(fr_table *table, uint64_t i, uint64_t count, uint64_t *torn, uint64_t *changes)
+    {
+        uint32_t last = 0;
+        for (uint64_t n = 0; n < count; n++) {
+            fr_fingerprint key = fr_test_key(i);
+            fr_binding out, whole;
+            if (fr_aff_lookup(table, &key, 1, &out) != FR_AFF_FOUND)
+                continue;
+            whole = fr_test_binding(out.generation);
+            *torn += memcmp(&out, &whole, sizeof(out)) != 0;
+            *changes += out.generation != last;
+            last = out.generation;
+        }
+    }
     """
+    uint64_t fr_test_rewrite(fr_table *table, uint64_t i, uint32_t count) noexcept nogil
+    void fr_test_reread(fr_table *table, uint64_t i, uint64_t count, uint64_t *torn, uint64_t *changes) noexcept nogil
     fr_fingerprint fr_test_key(uint64_t i) noexcept nogil
     void fr_test_fill(fr_table *table, uint64_t first, uint64_t count, uint32_t now_tick, uint32_t expires_tick,
                       uint64_t *by_status) noexcept nogil
@@ -136,6 +170,7 @@ cdef object _record(const fr_binding *binding):
                   binding.flags)
 
 
+@cython.final
 cdef class AffinityTable:
     """The affinity table of a zone; any number of these objects may stand over one zone.
 
@@ -286,6 +321,20 @@ cdef class AffinityTable:
         with nogil:
             found = fr_test_probe(self.table, first, count, rounds, now_tick, chained)
         return found
+
+    def rewrite_for_test(self, uint64_t i, uint32_t count):
+        """Write made-up record i over and over, all fields new each time: how many were written."""
+        cdef uint64_t wrote
+        with nogil:
+            wrote = fr_test_rewrite(self.table, i, count)
+        return wrote
+
+    def reread_for_test(self, uint64_t i, uint64_t count):
+        """Read what rewrite_for_test writes: (records that were not whole, times it had changed)."""
+        cdef uint64_t torn = 0, changes = 0
+        with nogil:
+            fr_test_reread(self.table, i, count, &torn, &changes)
+        return torn, changes
 
 
 def fingerprint_for_test(uint64_t i):

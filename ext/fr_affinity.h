@@ -18,7 +18,7 @@
 
 /* ---- writing under the stripe's lock ----------------------------------------------------------------------------- */
 
-/* Store what the journal says: 23 to 27 stores, each followed by a kill point. `skip_record`: the record is in place. */
+/* Store what the journal says. skip_record: the record is in its place already. */
 static inline void fr_journal_apply(fr_table *table, fr_stripe *stripe, int skip_record)
 {
     fr_journal *journal = &stripe->journal;

@@ -18,6 +18,7 @@ import struct
 import warnings
 from typing import NamedTuple
 
+cimport cython
 from libc.errno cimport errno as c_errno
 from libc.signal cimport SIGKILL
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -165,6 +166,7 @@ cdef bytes _joined(tuple names):
     return b"".join(parts)
 
 
+@cython.final
 cdef class Zone:
     """Memory that the processes of one machine share: server directory, round-robin cursors, affinity table.
 

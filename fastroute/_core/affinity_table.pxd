@@ -1,6 +1,7 @@
 # affinity_table: the zone's table fingerprint -> binding. Sliding idle expiry, bounded eviction, kill-safe writes.
 # Every call is bounded in time: FR_AFF_BUSY when a stopped process holds the stripe (then the near tier knows nothing).
 # Slots here are the zone directory's, not a pool's.
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastroute._core.base cimport fr_clock
 from fastroute._core.hashes cimport fr_fingerprint
@@ -23,6 +24,7 @@ cdef extern from "fr_affinity.h" nogil:
     enum: FR_AFF_OTHER                  # not written, *out is the live record that stands
     enum: FR_AFF_BUSY                   # stripe held by a stopped process, or the writer never ended: nothing is known
 
+@cython.final
 cdef class AffinityTable:
     cdef readonly Zone zone
     cdef fr_table *table                # the zone's

@@ -1,14 +1,29 @@
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Self, final
 
 from fastroute._core.zone import Zone
 
-ABSENT: int
-FOUND: int
-WROTE: int
-OTHER: int
-BUSY: int
-ONCE: int
-PROVISIONAL: int
+__all__ = [
+    "ABSENT",
+    "BUSY",
+    "FOUND",
+    "ONCE",
+    "OTHER",
+    "PROVISIONAL",
+    "WROTE",
+    "AffinityTable",
+    "Record",
+    "arm_kill_point",
+    "fingerprint_for_test",
+    "kill_points_passed",
+]
+
+ABSENT: Final[int]
+FOUND: Final[int]
+WROTE: Final[int]
+OTHER: Final[int]
+BUSY: Final[int]
+ONCE: Final[int]
+PROVISIONAL: Final[int]
 
 class Record(NamedTuple):
     term: int
@@ -18,8 +33,9 @@ class Record(NamedTuple):
     slot: int
     flags: int = 0
 
+@final
 class AffinityTable:
-    def __init__(self, zone: Zone) -> None: ...
+    def __new__(cls, zone: Zone) -> Self: ...
     @property
     def zone(self) -> Zone: ...
     @property
@@ -55,9 +71,9 @@ class AffinityTable:
     ) -> tuple[list[tuple[bytes, Record]], int | None]: ...
     def check(self) -> int: ...
     def fill_for_test(self, first: int, count: int, now_tick: int, expires_tick: int) -> tuple[int, int, int]: ...
-    def probe_for_test(
-        self, first: int, count: int, now_tick: int, rounds: int = 1, chained: bool = False
-    ) -> int: ...
+    def probe_for_test(self, first: int, count: int, now_tick: int, rounds: int = 1, chained: bool = False) -> int: ...
+    def rewrite_for_test(self, i: int, count: int) -> int: ...
+    def reread_for_test(self, i: int, count: int) -> tuple[int, int]: ...
 
 def fingerprint_for_test(i: int) -> bytes: ...
 def arm_kill_point(n: int, action: Literal["kill", "stop", "off"] = "kill") -> None: ...

@@ -1,5 +1,6 @@
 # zone: one shared-memory segment per machine and zone name, or a private one (name None).
 # Holds the directory (name digests -> slots), round-robin cursors and the affinity table's buckets and stripes.
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "fr_zone.h" nogil:
@@ -22,6 +23,7 @@ cdef extern from "fr_bucket.h" nogil:
         uint64_t busy_reads
         uint64_t busy_writes
 
+@cython.final
 cdef class Zone:
     cdef readonly object name           # str, or None for a private zone
     cdef readonly uint64_t size_bytes

@@ -1,10 +1,12 @@
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self, final
 
-LAYOUT: int
-DIRECTORY: str
-SAMPLE_BUCKETS: int
-CREATE_ATTEMPTS_MAX: int
+__all__ = ["LAYOUT", "Zone", "ZoneStatistics", "arm_kill_point", "kill_points_passed"]
+
+LAYOUT: Final[int]
+DIRECTORY: Final[str]
+SAMPLE_BUCKETS: Final[int]
+CREATE_ATTEMPTS_MAX: Final[int]
 
 class ZoneStatistics(NamedTuple):
     live_records: int
@@ -17,10 +19,16 @@ class ZoneStatistics(NamedTuple):
     servers: int
     pools: int
 
+@final
 class Zone:
-    def __init__(
-        self, name: str | None = "fr", size: int | str = "64MiB", identity: bytes | None = None, *, directory: str = "/dev/shm"
-    ) -> None: ...
+    def __new__(
+        cls,
+        name: str | None = "fr",
+        size: int | str = "64MiB",
+        identity: bytes | None = None,
+        *,
+        directory: str = "/dev/shm",
+    ) -> Self: ...
     @property
     def name(self) -> str | None: ...
     @property

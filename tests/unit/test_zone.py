@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -71,9 +72,12 @@ def test_a_segment_of_another_size_is_refused_with_what_was_found_and_asked(name
 
 
 def test_a_segment_of_another_identity_is_refused(name: str) -> None:
-    with Zone(name, SIZE, b"a" * 16), Zone(name, SIZE, b"a" * 16):
-        with pytest.raises(ConfigError, match="another identity secret.*rm /dev/shm/"):
-            Zone(name, SIZE, b"b" * 16)
+    with (
+        Zone(name, SIZE, b"a" * 16),
+        Zone(name, SIZE, b"a" * 16),
+        pytest.raises(ConfigError, match=r"another identity secret.*rm /dev/shm/"),
+    ):
+        Zone(name, SIZE, b"b" * 16)
 
 
 def test_a_file_that_is_no_zone_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
@@ -196,7 +200,7 @@ def test_a_zone_of_64_mib_has_room_for_16384_servers_and_a_million_records() -> 
 def test_each_pool_has_one_cursor_on_its_own_cache_line(name: str) -> None:
     with Zone(name, SIZE) as one, Zone(name, SIZE) as two:
         addresses = sorted(one.cursor_address("fr", f"pool-{i}") for i in range(256))
-        assert all(b - a >= 64 for a, b in zip(addresses, addresses[1:], strict=False))
+        assert all(b - a >= 64 for a, b in itertools.pairwise(addresses))
         ctypes.c_uint64.from_address(one.cursor_address("fr", "pool-9")).value = 41
         assert ctypes.c_uint64.from_address(two.cursor_address("fr", "pool-9")).value == 41
         with pytest.raises(UsageError, match="directory of 256 pools is full"):
