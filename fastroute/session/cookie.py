@@ -23,6 +23,8 @@ __all__ = ["CookieSettings", "cookie_codec", "judge_age", "key_ring"]
 NAME_CHARACTERS_MAX: Final = 128
 KEYS_MAX: Final = 8
 
+AgeVerdict = Literal["fresh", "reissue", "stale", "expired"]
+
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z"
@@ -177,7 +179,7 @@ class CookieSettings:
         return self.prefix + token + self.suffix(tls)
 
 
-def judge_age(issued_minute: int, now_minute: int, ttl_s: float) -> Literal["fresh", "reissue", "stale", "expired"]:
+def judge_age(issued_minute: int, now_minute: int, ttl_s: float) -> AgeVerdict:
     """What a token's age asks for: the rule of the compiled relay, for those who embed the codec.
 
     Args:
@@ -186,9 +188,9 @@ def judge_age(issued_minute: int, now_minute: int, ttl_s: float) -> Literal["fre
         ttl_s: idle time of the binding, taken in whole minutes, at least one.
 
     Returns:
-        "fresh"; "reissue" once a quarter of the ttl has passed; "stale" past the ttl: the hint no longer counts, but the
-        key does, since its user may have been here up to a quarter of the ttl after the issue; "expired" past that, or
-        issued further ahead of this clock than the ttl (so that a wrong clock pins nobody for ever).
+        "fresh"; "reissue" once a quarter of the ttl has passed; "stale" past the ttl: the hint no longer counts, but
+        the key does, since its user may have been here up to a quarter of the ttl after the issue; "expired" past that,
+        or issued further ahead of this clock than the ttl (so that a wrong clock pins nobody for ever).
     """
     ttl_minutes = max(1, math.ceil(ttl_s / 60))
     age_minutes = max(0, now_minute - issued_minute)
