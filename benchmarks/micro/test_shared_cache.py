@@ -14,6 +14,7 @@ import pytest
 from fastroute.cache.shared import SharedCache
 from fastroute.cache.sync import SharedCache as BlockingSharedCache
 from fastroute.memcache.cluster import Memcached
+from fastroute.memcache.sync import Memcached as BlockingMemcached
 from tests.support.memcached import Memcached as Process
 
 ROUND = 200
@@ -67,7 +68,10 @@ def test_shared_cache_request(benchmark: Any, address: str, kind: str) -> None:
 @pytest.mark.benchmark(group=f"shared cache, {ROUND} requests")
 @pytest.mark.parametrize("kind", ["blocking near hit", "blocking far hit"])
 def test_blocking_cache_request(benchmark: Any, address: str, kind: str) -> None:
-    with BlockingSharedCache([address], namespace="bench", timeout="1s") as cache:
+    with (
+        BlockingMemcached([address], timeout="1s") as store,
+        BlockingSharedCache(store, namespace="bench") as cache,
+    ):
 
         def requests() -> None:
             for _ in range(ROUND):

@@ -15,12 +15,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fastroute._core.mc_meta import DELETED, EXISTS, HIT, NOT_FOUND, STORED
+from fastroute._core.mc_meta import DELETED, EXISTS, HIT, NOT_FOUND, STORED, CasToken
 from fastroute.cache.codec import round_trip
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import (
@@ -37,10 +37,11 @@ from fastroute.cache.lease import (
     store_ttl_s,
 )
 from fastroute.cache.near import MISS, NEAR_TTL_S
-from fastroute.cache.sync_store import BlockingStore, StoreReply, Token, addresses_of
+from fastroute.cache.sync_store import BlockingStore, StoreReply
 from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name, Tiers
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import UsageError
+from fastroute.memcache.sync import Memcached
 
 __all__ = ["SharedCache"]
 
@@ -67,7 +68,7 @@ class _Lease:
 
     __slots__ = ("_lock", "began_s", "ended", "key", "token")
 
-    def __init__(self, key: str, token: Token) -> None:
+    def __init__(self, key: str, token: CasToken) -> None:
         self.key, self.token = key, token
         self.began_s = time.monotonic()
         self.ended = False
@@ -83,7 +84,7 @@ class _Lease:
             elif reply.status in (EXISTS, NOT_FOUND):
                 self.ended = True
 
-    def end(self) -> Token:
+    def end(self) -> CasToken:
         """No renewal after this, one under way included; the token that is valid now."""
         with self._lock:
             self.ended = True
@@ -137,20 +138,18 @@ class SharedCache(Tiers):
     """Values shared by all processes that use the same memcached, fleet and namespace.
 
     Args:
-        store: addresses of the memcached nodes, or a Memcached, of which its nodes' names are used (TLS and credentials
-            are not available yet).
-        timeout: of connecting to the store and of each of its answers.
+        store: a fastroute.memcache.sync.Memcached; it stays the caller's to close.
         namespace, near_bytes, secret, fleet, near_ttl, lease, clock: as fastroute.SharedCache.
 
     Raises:
         UsageError: an argument that is not accepted.
 
-    Notes: safe with threads. A context manager; close() closes its connections.
+    Notes: safe with threads. A context manager.
     """
 
     def __init__(
         self,
-        store: str | Iterable[str] | Any,
+        store: Memcached,
         *,
         namespace: str,
         near_bytes: int | str = "64MiB",
@@ -158,7 +157,6 @@ class SharedCache(Tiers):
         fleet: str = "fr",
         near_ttl: float | str = NEAR_TTL_S,
         lease: float | str = LEASE_S,
-        timeout: float | str = "200ms",
         clock: Clock = SYSTEM,
     ) -> None:
         super().__init__(
@@ -170,17 +168,16 @@ class SharedCache(Tiers):
             lease=lease,
             clock=clock,
         )
-        self.store = BlockingStore(addresses_of(store), timeout=timeout)
+        self.store = BlockingStore(store)
         self._lock = threading.Lock()  # of the flights and the counters
         self._flights: dict[str | bytes, _Flight] = {}
         self._away = threading.BoundedSemaphore(AWAY_COMPUTATIONS_MAX)
         self._renewer = _Renewer(self.store, self.lease_s)
 
     def close(self) -> None:
-        """Close the connections; what is under way ends without the store."""
+        """Stop renewing and forget near values; the store stays open."""
         self._closed = True
         self._renewer.close()
-        self.store.close()
         self._near.clear()
 
     def __enter__(self) -> SharedCache:
@@ -386,7 +383,7 @@ class SharedCache(Tiers):
         self,
         name: Name,
         lease: _Lease,
-        target: Token | None,
+        target: CasToken | None,
         compute: Callable[[], Any],
         lifetime: Lifetime,
         ticket: int,
