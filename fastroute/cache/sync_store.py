@@ -3,9 +3,10 @@
 What it is: the six requests that a blocking cache needs, each answered by a reply, none by an exception.
 What it is not: a general client, a pool, or an asyncio one (fastroute.memcache).
 
-Why not the text commands: they know no leases. A classic `get` shows a lease's stub as an empty value and takes no part
-in it, and a lock key beside the value (`add`) would not be seen by the asyncio side, so that a key would be computed
-once by each. So these keys are read and written by meta commands on both sides. An empty value is a stub, never a value.
+Why not the text commands: they know no leases. A classic `get` shows a lease's stub as an empty value and takes no
+part in it, and a lock key beside the value (`add`) would not be seen by the asyncio side, so that a key would be
+computed once by each. So these keys are read and written by meta commands on both sides. An empty value is a stub,
+never a value.
 
 Source: doc/protocol.txt of memcached 1.6, "Meta Get", "Meta Set", "Meta Delete".
 """
