@@ -171,6 +171,7 @@ cdef object _record(const fr_binding *binding):
 
 
 @cython.final
+@cython.no_gc_clear      # the table's memory is the zone's, to the last
 cdef class AffinityTable:
     """The affinity table of a zone; any number of these objects may stand over one zone.
 

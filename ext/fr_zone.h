@@ -71,7 +71,7 @@ typedef struct {
 typedef struct {
     uint64_t magic;
     uint32_t layout;
-    uint32_t mutex_bytes;   /* of the C library that made it: another one's locks are another layout */
+    uint32_t lock_kind;     /* FR_LOCK_KIND of the C library that made it: another one's locks are another layout */
     uint64_t size_bytes;
     uint8_t identity[FR_ZONE_IDENTITY_BYTES];
     uint8_t spare[512 - 40];
@@ -203,7 +203,7 @@ static inline int fr_zone_create(fr_zone *zone, const uint8_t identity[FR_ZONE_I
     if (error)
         return error;
     header->layout = FR_ZONE_LAYOUT;
-    header->mutex_bytes = (uint32_t)sizeof(pthread_mutex_t);
+    header->lock_kind = FR_LOCK_KIND;
     header->size_bytes = zone->plan.size_bytes;
     memcpy(header->identity, identity, FR_ZONE_IDENTITY_BYTES);
     FR_PUT_RELEASE(&header->magic, FR_ZONE_MAGIC);

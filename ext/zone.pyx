@@ -68,14 +68,11 @@ cdef extern from "fr_shm.h" nogil:
         uint64_t at
     fr_kill_points fr_kill
 
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-
 cdef extern from "fr_zone.h" nogil:
     const uint64_t FR_ZONE_MAGIC
     const uint64_t FR_ZONE_BYTES_MAX
     enum: FR_ZONE_LAYOUT
+    const uint32_t FR_LOCK_KIND
     enum: FR_ZONE_IDENTITY_BYTES
     enum: FR_ZONE_BYTES_MIN
     enum: FR_POOL_ENTRIES
@@ -258,7 +255,7 @@ cdef class Zone:
                     finally:
                         os.close(fd)
                     return 0
-                if self._create_linked(entry, directory_fd, digest, plan):
+                if self._create_linked(entry, directory_fd, digest, plan, True):
                     return 0
         finally:
             os.close(directory_fd)
@@ -286,12 +283,11 @@ cdef class Zone:
             found = f"has permissions {stat.S_IMODE(facts.st_mode):o}, only the owner may have any (600)"
         else:
             raw = os.pread(fd, _HEADER.size, 0)
-            magic, layout, mutex_bytes, size, made_for = _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
+            magic, layout, lock_kind, size, made_for = _HEADER.unpack(raw.ljust(_HEADER.size, b"\0"))
             if magic != FR_ZONE_MAGIC or layout != FR_ZONE_LAYOUT:
                 found = "is not a zone of this layout"
-            elif mutex_bytes != sizeof(pthread_mutex_t):
-                found = (f"was made with another C library or word size (locks of {mutex_bytes} bytes, "
-                         f"here {sizeof(pthread_mutex_t)})")
+            elif lock_kind != FR_LOCK_KIND:
+                found = f"was made with another C library or word size (locks of kind {lock_kind:#x}, here {FR_LOCK_KIND:#x})"
             elif facts.st_size != size:
                 found = f"is cut to {facts.st_size} of its {size} bytes"
             elif size != self.size_bytes:
@@ -302,20 +298,30 @@ cdef class Zone:
             raise ConfigError(f"zone {self.name!r}: {self.path} {found}. Give every process of this machine the same "
                               f"settings, or another zone name; when no process uses it any more, remove it: rm {self.path}")
 
-    cdef int _create_linked(self, str entry, int directory_fd, bytes digest, const fr_zone_plan *plan) except -1:
-        """1: created, mapped and linked. 0: somebody else was first, or the file system lost it."""
+    cdef int _create_linked(self, str entry, int directory_fd, bytes digest, const fr_zone_plan *plan,
+                            bint unnamed) except -1:
+        """1: created, mapped and linked. 0: somebody else was first.
+
+        unnamed: with a file that has no name until it is linked, so that a creator that dies leaves nothing behind; where
+        the file system or a missing /proc forbids that, under a name that nobody else uses.
+        """
         cdef int fd
         directory = os.path.dirname(self.path)
         temporary = None
         space = os.fstatvfs(directory_fd)
         if space.f_blocks and space.f_bavail * space.f_frsize < self.size_bytes:
             raise self._no_room(directory, space.f_bavail * space.f_frsize)
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CLOEXEC
         try:
-            fd = os.open(directory, os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE, 0o600)
-        except OSError:                 # a file system without O_TMPFILE: a name that nobody else uses
-            temporary = f"{entry}.{os.getpid()}.{os.urandom(8).hex()}"
-            fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory_fd)
+            if unnamed:
+                fd = os.open(directory, flags | os.O_TMPFILE, 0o600)
+            else:
+                temporary = f"{entry}.{os.getpid()}.{os.urandom(8).hex()}"
+                fd = os.open(temporary, flags | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory_fd)
+        except OSError as error:
+            if unnamed:
+                return self._create_linked(entry, directory_fd, digest, plan, False)
+            raise ConfigError(f"zone {self.name!r}: {self.path} could not be created: {error.strerror}") from None
         try:
             os.fchmod(fd, 0o600)
             try:
@@ -337,6 +343,8 @@ cdef class Zone:
                 return 0
             except OSError as error:
                 self.unmap()
+                if unnamed:
+                    return self._create_linked(entry, directory_fd, digest, plan, False)
                 raise ConfigError(f"zone {self.name!r}: {self.path} could not be created: {error.strerror}") from None
             return 1
         finally:

@@ -43,7 +43,8 @@ cdef class Zone:
     cdef int _map(self, int fd, const fr_zone_plan *plan) except -1
     cdef int _create(self, bytes digest) except -1
     cdef int _open_shared(self, bytes digest, const fr_zone_plan *plan) except -1
-    cdef int _create_linked(self, str entry, int directory_fd, bytes digest, const fr_zone_plan *plan) except -1
+    cdef int _create_linked(self, str entry, int directory_fd, bytes digest, const fr_zone_plan *plan,
+                            bint unnamed) except -1
     cdef int _enter(self, int kind, tuple names) except -1
     cdef void unpin(self) noexcept
     cdef void unmap(self) noexcept

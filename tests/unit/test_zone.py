@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,3 +266,40 @@ def test_a_file_system_without_unnamed_files_works_as_well(
     with Zone(name, SIZE, directory=str(tmp_path)) as zone, Zone(name, SIZE, directory=str(tmp_path)) as two:
         assert [str(path) for path in tmp_path.iterdir()] == [zone.path]
         assert zone.server_slot("a", "b", "c") == two.server_slot("a", "b", "c")
+
+
+def test_a_system_without_proc_works_as_well(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def link_without_proc(source: str, *rest: object, **options: object) -> None:
+        if source.startswith("/proc/"):
+            raise FileNotFoundError(2, "No such file or directory")
+        real(source, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", link_without_proc)
+    with Zone(name, SIZE, directory=str(tmp_path)) as zone:
+        assert [str(path) for path in tmp_path.iterdir()] == [zone.path]
+        assert zone.server_slot("a", "b", "c") == 0
+
+
+def test_a_zone_of_another_c_library_is_refused(name: str) -> None:
+    with Zone(name, SIZE) as zone:
+        assert zone.path is not None
+        with open(zone.path, "r+b") as segment:
+            segment.seek(12)
+            segment.write((0x20028).to_bytes(4, "little"))
+    with pytest.raises(ConfigError, match="another C library or word size"):
+        Zone(name, SIZE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_ordinary_user_can_create_and_attach_a_zone() -> None:
+    script = (
+        "import os; os.setgid(65534); os.setuid(65534)\n"
+        "name = f'user-{os.getpid()}'\n"
+        "with Zone(name, '256KiB') as one, Zone(name, '256KiB') as two:\n"
+        "    print(one.server_slot('a', 'b', 'c'), two.server_slot('a', 'b', 'c'), Zone.unlink(name))\n"
+    )
+    command = [sys.executable, "-c", "from fastroute._core.zone import Zone\n" + script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.split(), done.returncode) == (["0", "0", "True"], 0), done.stderr
