@@ -27,10 +27,8 @@ typedef struct {
     const uint8_t *date; /* Date for a response that has none (RFC 9110, 6.6.1) */
     size_t date_size;
     int body;        /* FR_BODY_*: how the body goes to the client; FR_BODY_NONE: there is none */
-    int connection;  /* FR_CONNECTION_* */
+    int close;       /* the connection ends after this response */
 } fr_forward_response;
-
-enum { FR_CONNECTION_UNSAID = 0, FR_CONNECTION_CLOSE, FR_CONNECTION_KEEP_ALIVE };
 
 static inline int fr_same_text(const uint8_t *data, size_t size, const char *lower, size_t lower_size)
 {
@@ -293,10 +291,11 @@ static inline int fr_sets_cookie(const uint8_t *data, const fr_field *field, con
 }
 
 /* The response head for the client without its empty line: the caller adds fields of its own and CRLF.
- * `how->body` is how the body goes on; lengths of bodies that are not sent (HEAD, 304) are kept as the server said them. */
-static inline void fr_write_response(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_response *how)
+ * `how->body` is how the body goes on; lengths of bodies that are not sent (HEAD, 304) are kept as the server said them.
+ * Returns how many Set-Cookie fields of the balancer's own name were left out. */
+static inline int fr_write_response(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_response *how)
 {
-    int said_length = 0, said_date = 0;
+    int said_length = 0, said_date = 0, removed = 0;
     size_t at, size;
 
     fr_out_room(out, (size_t)head->head_size + 256);
@@ -319,7 +318,7 @@ static inline void fr_write_response(fr_out *out, const uint8_t *data, const fr_
         case FR_FIELD_X_FASTROUTE:
             continue;
         case FR_FIELD_CONTENT_LENGTH:
-            if (said_length || head->body != FR_BODY_LENGTH || head->status < 200 || head->status == 204)
+            if (said_length || (head->body != FR_BODY_LENGTH && head->status != 304))
                 continue;
             said_length = 1;
             fr_out_lit(out, "Content-Length: ");
@@ -327,8 +326,10 @@ static inline void fr_write_response(fr_out *out, const uint8_t *data, const fr_
             fr_out_lit(out, "\r\n");
             continue;
         case FR_FIELD_SET_COOKIE:
-            if (how->cookie_size && fr_sets_cookie(data, field, how->cookie, how->cookie_size, &at, &size))
+            if (how->cookie_size && fr_sets_cookie(data, field, how->cookie, how->cookie_size, &at, &size)) {
+                removed++;
                 continue;
+            }
             if (!(field->flags & FR_FIELD_HOP))
                 fr_put_field(out, data, field);
             continue;
@@ -344,7 +345,7 @@ static inline void fr_write_response(fr_out *out, const uint8_t *data, const fr_
         }
     }
     if (head->status < 200)
-        return;
+        return removed;
     if (FR_UNLIKELY(!said_date)) {
         fr_out_lit(out, "Date: ");
         fr_out_put(out, how->date, how->date_size);
@@ -352,10 +353,9 @@ static inline void fr_write_response(fr_out *out, const uint8_t *data, const fr_
     }
     if (how->body == FR_BODY_CHUNKED)
         fr_out_lit(out, "Transfer-Encoding: chunked\r\n");
-    if (FR_UNLIKELY(how->connection == FR_CONNECTION_CLOSE))
+    if (FR_UNLIKELY(how->close))
         fr_out_lit(out, "Connection: close\r\n");
-    else if (FR_UNLIKELY(how->connection == FR_CONNECTION_KEEP_ALIVE))
-        fr_out_lit(out, "Connection: keep-alive\r\n");
+    return removed;
 }
 
 #endif

@@ -39,7 +39,6 @@ from fastroute._core.http_head cimport (
     FR_METHOD_HEAD,
     FR_METHOD_OPTIONS,
     FR_METHOD_PUT,
-    FR_METHOD_TRACE,
     FR_SCAN_DONE,
     FR_SCAN_MORE,
     fr_chunked_next,
@@ -71,12 +70,9 @@ cdef extern from "fr_forward.h" nogil:
         const uint8_t *date
         size_t date_size
         int body
-        int connection
-    enum: FR_CONNECTION_UNSAID
-    enum: FR_CONNECTION_CLOSE
-    enum: FR_CONNECTION_KEEP_ALIVE
+        int close
     void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how) noexcept
-    void fr_write_response(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_response *how) noexcept
+    int fr_write_response(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_response *how) noexcept
     bint fr_sets_cookie(const uint8_t *data, const fr_field *field, const uint8_t *name, size_t name_size, size_t *at, size_t *size) noexcept
     long fr_find_field(const uint8_t *data, const fr_head *head, const char *name, size_t name_size, size_t *value_at) noexcept
     int fr_max_forwards(const uint8_t *data, const fr_head *head) noexcept
@@ -107,7 +103,7 @@ cdef str REASON_NEAR = "affinity-near"
 cdef str REASON_POLICY = "policy"
 
 cdef dict REASON_PHRASES = {
-    200: b"OK", 400: b"Bad Request", 405: b"Method Not Allowed", 408: b"Request Timeout", 413: b"Content Too Large",
+    200: b"OK", 400: b"Bad Request", 408: b"Request Timeout", 413: b"Content Too Large",
     414: b"URI Too Long", 417: b"Expectation Failed", 421: b"Misdirected Request", 426: b"Upgrade Required",
     431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 501: b"Not Implemented", 502: b"Bad Gateway",
     503: b"Service Unavailable", 504: b"Gateway Timeout", 505: b"HTTP Version Not Supported",
@@ -315,9 +311,6 @@ cdef class Downstream(Sink):
             self.engine.counts.limit_body += 1
             self._refuse(413)
             return more
-        if head.method == FR_METHOD_TRACE:  # it would show cookies and our own fields to scripts
-            self._answer(405, not self.request_complete)
-            return 0
         if fr_max_forwards(data, head) == 0:
             self._answer(200, not self.request_complete)
             return 0
@@ -576,12 +569,8 @@ cdef class Downstream(Sink):
         fr_out_put(out, self.engine.date, self.engine.date_size)
         fr_out_text(out, b"\r\nContent-Type: text/plain\r\nContent-Length: ")
         fr_out_decimal(out, PyBytes_GET_SIZE(phrase) + 1)
-        if status == 405:
-            fr_out_text(out, b"\r\nAllow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH")
         if not self.keep:
             fr_out_text(out, b"\r\nConnection: close")
-        elif self.http10:
-            fr_out_text(out, b"\r\nConnection: keep-alive")
         fr_out_text(out, b"\r\n\r\n")
         if not self.is_head:
             fr_out_put(out, PyBytes_AS_STRING(phrase), PyBytes_GET_SIZE(phrase))
@@ -715,9 +704,8 @@ cdef class Downstream(Sink):
         how.date = self.engine.date
         how.date_size = self.engine.date_size
         how.body = self.out_body
-        how.connection = (FR_CONNECTION_CLOSE if not self.keep else FR_CONNECTION_KEEP_ALIVE if self.http10
-                          else FR_CONNECTION_UNSAID)
-        fr_write_response(out, data, head, &how)
+        how.close = not self.keep
+        self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
         if relay.key_kind == FR_KEY_INSERT:
             self._put_cookie(out)
         elif relay.key_kind == FR_KEY_COOKIE:

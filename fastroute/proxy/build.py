@@ -95,7 +95,10 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
                 from fastroute.memcache.cluster import Memcached  # only a fleet with a store needs it
 
                 parts.store = Memcached(
-                    list(config.store.memcached), copies=config.store.copies, timeout=config.store.timeout_s, watch=config.store.watch
+                    list(config.store.memcached),
+                    copies=config.store.copies,
+                    timeout=config.store.timeout_s,
+                    watch=config.store.watch,
                 )
                 await parts.stack.enter_async_context(parts.store)
         for name, pool_config in config.pools.items():

@@ -121,11 +121,19 @@ class Proxy:
             self._parts = None
         if self._engine is not None:
             for _ in range(50):  # the loop tells the connections that they are gone
-                if not any(listener.relay.connections for listener in self._listeners) and not self._engine.upstream_open:
+                if (
+                    not any(listener.relay.connections for listener in self._listeners)
+                    and not self._engine.upstream_open
+                ):
                     break
                 await asyncio.sleep(0)
             self._engine.stop()
         self._listeners = []
+
+    def tick(self) -> None:
+        """Look at the clocks now; the loop does it a few times a second."""
+        if self._engine is not None:
+            self._engine.tick()
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the start: requests, responses, retries, limits, connections; and each pool's."""
