@@ -14,8 +14,9 @@ from fastroute._core.router import Router
 from fastroute._core.selection import Selection
 from fastroute._core.zone import Zone
 from fastroute.affinity import Affinity
+from fastroute.cache import SharedCache
 from fastroute.memcache import Memcached
 from fastroute.model import Server
 
-__all__ = ["Affinity", "Memcached", "Pool", "Router", "Selection", "Server", "Zone", "errors"]
+__all__ = ["Affinity", "Memcached", "Pool", "Router", "Selection", "Server", "SharedCache", "Zone", "errors"]
 __version__ = "0.1.0"

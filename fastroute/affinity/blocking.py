@@ -1,0 +1,163 @@
+"""Affinity and Router for threads: the same steps as the asyncio ones, driven over fastroute.memcache.sync.
+
+The router's and the affinity's coroutines are the same lines as on an event loop; here nothing in them ever suspends,
+because `_ask` blocks, so one `send` runs each to its end. What takes one round trip there takes two here (`add`, then
+`gets`): pymemcache speaks the classic commands. The rules are the same: what the read answers is the binding, and a
+compare-and-set token is good only on the run of the server that gave it.
+
+Notes: `route_nowait` and the control plane hold the GIL; several threads may share a Router and an Affinity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from fastroute._core.affinity_view import AffinityView
+from fastroute._core.pool import Pool
+from fastroute._core.router import Router as CompiledRouter
+from fastroute._core.selection import Selection
+from fastroute._core.zone import Zone
+from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, Heard, Lookup
+from fastroute.affinity.base import AffinityBase
+from fastroute.affinity.record import Record
+from fastroute.clock import SYSTEM, Clock
+from fastroute.errors import MemcacheDown, MemcacheError
+from fastroute.memcache.client import HIT, MISS
+from fastroute.memcache.sync import Memcached
+from fastroute.routing.keys import KeyRule
+
+__all__ = ["Affinity", "Router"]
+
+T = TypeVar("T")
+
+
+def _finish(steps: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never suspends."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    steps.close()
+    raise AssertionError("a blocking step suspended")
+
+
+class Affinity(AffinityBase):
+    """Remembers which server a key belongs to; see fastroute.Affinity for the arguments, of which this has all.
+
+    Args:
+        store: fastroute.sync.Memcached, or None: the zone alone is the agreement.
+    """
+
+    def __init__(
+        self,
+        store: Memcached | None = None,
+        *,
+        ttl: float | str = "30m",
+        identity_secret: bytes | None = None,
+        cookie_secrets: tuple[bytes, ...] = (),
+        fleet: str = "fr",
+        zone: Zone | None = None,
+        near_ttl: float | str = "2s",
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__(
+            stored=store is not None,
+            ttl=ttl,
+            identity_secret=identity_secret,
+            cookie_secrets=cookie_secrets,
+            fleet=fleet,
+            zone=zone,
+            near_ttl=near_ttl,
+            clock=clock,
+        )
+        self.store = store
+
+    def __enter__(self) -> Affinity:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of a private zone; a store or zone that was handed in stays open."""
+        self._close_zone()
+
+    async def _ask(self, name: bytes, command: Command) -> Answer:
+        store = self.store
+        assert store is not None, "commands are only yielded when there is a store"
+        try:
+            if isinstance(command, AddThenGet):
+                store.add(name, command.record, command.ttl_s)
+            elif isinstance(command, CasThenGet):
+                store.cas_set(name, command.record, command.token, command.ttl_s)
+            reply = store.get(name, command.ttl_s if isinstance(command, Lookup) else None)
+        except MemcacheDown:
+            return Answer(Heard.DOWN)
+        except MemcacheError:
+            return Answer(Heard.UNKNOWN)
+        if reply.status == HIT:
+            return Answer(Heard.RECORD, reply.value, reply.token)
+        return Answer(Heard.NOTHING if reply.status == MISS else Heard.UNKNOWN)
+
+    def _renew_soon(self, view: AffinityView, fingerprint: bytes) -> None:
+        if self.store is None:
+            return
+        binder = self._binders[view]
+        try:
+            reply = self.store.get(self._name(view, fingerprint), binder.ttl_s)
+        except MemcacheError:
+            return  # the near entry's next verification slides it
+        record = Record.unpack(reply.value) if reply.status == HIT else None
+        if record is not None:
+            binder.confirm(fingerprint, record)
+
+    def touch_soon(self, view: AffinityView, key: bytes) -> None:
+        """Give the record its full lifetime in the store; one round trip, once per key that was seen a second time."""
+        self._renew_soon(view, view.fingerprint(key))
+
+    async def unbind(self, view: AffinityView, key: bytes) -> None:
+        """Forget the key, near and in the store."""
+        fingerprint = view.fingerprint(key)
+        view.remove(fingerprint)
+        if self.store is not None:
+            reply = self.store.get(self._name(view, fingerprint))
+            if reply.status == HIT:
+                self.store.delete(self._name(view, fingerprint), reply.token)
+
+
+class Router:
+    """Routes requests of one pool, blocking; see fastroute.Router for the arguments and what each method does."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        affinity: Affinity | None = None,
+        key: str | Sequence[str] | KeyRule = "client-ip",
+        on_failure: str = "move",
+    ) -> None:
+        self._router = CompiledRouter(pool, affinity=affinity, key=key, on_failure=on_failure)
+        self.pool, self.affinity = pool, affinity
+        self.route_nowait = self._router.route_nowait
+
+    def key_of(self, head_or_mapping: Mapping[str, str | bytes]) -> bytes | None:
+        """The affinity key of a request, or None."""
+        return self._router.key_of(head_or_mapping)
+
+    def route(self, key: str | bytes | None, hint: tuple[str, int, int] | None = None) -> Selection:
+        """The key's server: near, from the store, or newly bound; blocks for the store's round trips."""
+        return _finish(self._router.route(key, hint))
+
+    def move(self, selection: Selection, evidence: object) -> Selection:
+        """Another server for a selection whose server failed."""
+        return _finish(self._router.move(selection, evidence))
+
+    def release(self, key: str | bytes) -> None:
+        """End the key's binding everywhere.
+
+        Raises:
+            MemcacheError: the store could not be asked; the zone has forgotten the key all the same.
+        """
+        _finish(self._router.release(key))
