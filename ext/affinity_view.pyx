@@ -28,7 +28,7 @@ from fastroute.errors import UsageError
 
 cdef enum:
     ZONE_SLOTS = 65536                  # zone slots are 16 bits
-    SLIDE_TICKS = 16                    # about a second: how stale a record's expiry may be
+    SLIDE_SHIFT = 6                     # an expiry may lag by 1/64 of the lifetime: a write per key and 28 s at 30 m
 
 BUSY = "busy"
 """What a step answers when a stopped process holds that part of the table: nothing is known."""
@@ -76,7 +76,7 @@ cdef class AffinityView:
         self.clock.manual_ms = 0
         self.ttl_ticks = fr_ticks_of_ms(<uint64_t>(ttl_s * 1000))
         self.once_ticks = min(fr_ticks_of_ms(<uint64_t>(once_s * 1000)), self.ttl_ticks)
-        self.slide_ticks = min(<uint32_t>SLIDE_TICKS, self.ttl_ticks >> 3)
+        self.slide_ticks = self.ttl_ticks >> SLIDE_SHIFT
         self.near_ticks = fr_ticks_of_ms(<uint64_t>(near_ttl_s * 1000))
         self.trust_stale = False
         self.pool_slot_of = <uint16_t *>malloc(ZONE_SLOTS * sizeof(uint16_t))
@@ -103,7 +103,7 @@ cdef class AffinityView:
         if slot == FR_NO_SLOT or not self.pool.takes_bound(slot):
             return FR_NEAR_MISS
         if self.near_ticks == 0 or self.trust_stale:
-            # Slide the expiry, but write at most once per SLIDE_TICKS and key: reads of a busy key stay reads.
+            # Slide the expiry, but only when it lags: reads of a busy key stay reads.
             if (found.flags & FR_BIND_ONCE) or found.expires_tick - now + self.slide_ticks < self.ttl_ticks:
                 self.table.touch(&fingerprint, now, found.term, found.generation, now + self.ttl_ticks, 0, FR_BIND_ONCE)
         elif now - found.verified_tick > self.near_ticks:
