@@ -45,7 +45,7 @@ $(VENV)/.bench: $(VENV)/.test
 	@touch $@
 
 build: $(VENV)/.installed
-	$(BIN)/python setup.py -q build_ext --inplace --parallel 2
+	$(BIN)/python setup.py -q build_ext --inplace
 
 # -- checks ---------------------------------------------------------------------------------------------------------------
 lint: build $(VENV)/.lint
@@ -60,7 +60,7 @@ types: build $(VENV)/.lint
 test-debug: system-test build $(VENV)/.test
 	rm -rf $(DEBUG_TREE)/tests && mkdir -p $(DEBUG_TREE)
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -pt $(DEBUG_TREE)
-	cd $(DEBUG_TREE) && FASTROUTE_DEBUG=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace --parallel 2
+	cd $(DEBUG_TREE) && FASTROUTE_DEBUG=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd $(DEBUG_TREE) && FASTROUTE_SHARED=$${FASTROUTE_SHARED:-$(abspath ../shared)} PYTHONPATH=. \
 	  $(abspath $(BIN))/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/unit tests/property tests/conformance tests/integration
 
@@ -69,7 +69,7 @@ test-debug: system-test build $(VENV)/.test
 test-sanitize: system-test build $(VENV)/.test
 	rm -rf $(SANITIZE_TREE)/tests && mkdir -p $(SANITIZE_TREE)
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -pt $(SANITIZE_TREE)
-	cd $(SANITIZE_TREE) && FASTROUTE_SANITIZE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace --parallel 2
+	cd $(SANITIZE_TREE) && FASTROUTE_SANITIZE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd $(SANITIZE_TREE) && FASTROUTE_SHARED=$${FASTROUTE_SHARED:-$(abspath ../shared)} PYTHONPATH=. PYTHONMALLOC=malloc \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1 \

@@ -15,7 +15,7 @@ from setuptools import Extension, setup
 
 DEBUG, ANNOTATE, SANITIZE = (os.environ.get(f"FASTROUTE_{name}") == "1" for name in ("DEBUG", "ANNOTATE", "SANITIZE"))
 
-compile_args = ["-std=c11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wno-unreachable-code"]
+compile_args = ["-std=c11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wno-unreachable-code", "-Wno-unused-function"]
 link_args: list[str] = []
 if DEBUG or SANITIZE:
     compile_args += ["-O1", "-g", "-UNDEBUG", "-DFR_DEBUG=1"]
@@ -48,6 +48,7 @@ setup(
     ext_modules=cythonize(
         EXTENSIONS,
         build_dir=BUILD_DIR,
+        nthreads=os.cpu_count() or 1,
         annotate=ANNOTATE,
         include_path=["."],
         compiler_directives={
@@ -60,5 +61,8 @@ setup(
             "embedsignature": True,
         },
     ),
-    options={"build": {"build_base": BUILD_DIR.replace("cython", "objects", 1)}},
+    options={
+        "build": {"build_base": BUILD_DIR.replace("cython", "objects", 1)},
+        "build_ext": {"parallel": os.cpu_count() or 1},
+    },
 )
