@@ -1,5 +1,6 @@
 # http_upstream: the servers' side. One keep-alive connection that carries one exchange at a time, its strict reading of
 # responses, and the idle connections kept per server. Whoever asks for an exchange is a Sink.
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.http_head cimport fr_chunked, fr_head, fr_head_limits
 from fastroute._core.http_wire cimport Engine, Wire, fr_out
@@ -29,6 +30,7 @@ cdef class Sink(Wire):
     # The server takes request bytes again, or no longer.
     cdef void on_flow(self, bint paused) noexcept
 
+@cython.final
 cdef class Upstream(Wire):
     cdef readonly ServerLine line
     cdef Sink sink
@@ -52,6 +54,7 @@ cdef class Upstream(Wire):
     cdef void _body(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept
     cdef void _read(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept
 
+@cython.final
 cdef class ServerLine:
     cdef readonly object server         # fastroute.model.Server
     cdef readonly int slot
@@ -62,6 +65,7 @@ cdef class ServerLine:
     cdef Upstream take(self, bint careful)
     cdef void give(self, Upstream upstream) noexcept
 
+@cython.final
 cdef class Lines:
     cdef readonly Engine engine
     cdef readonly Pool pool

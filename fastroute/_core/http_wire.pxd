@@ -1,5 +1,6 @@
 # http_wire: what both sides of a relayed connection share: the engine of one proxy (clock, timer wheel, buffers,
 # counters) and the wire, one TCP or unix connection with direct sends, back-pressure flags and one time limit.
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.base cimport fr_clock
 from fastroute._core.http_head cimport fr_head
@@ -59,6 +60,7 @@ ctypedef struct fr_counts:
     uint64_t upstream_reused
     uint64_t upstream_open              # open now
 
+@cython.final
 cdef class Engine:
     cdef fr_wheel *wheel
     cdef fr_clock clock                 # manual_ms != 0: held still by a test

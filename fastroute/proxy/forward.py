@@ -1,8 +1,8 @@
 """What a request waits for: the affinity's answer, another server, a fresh connection. Asked by the compiled relay.
 
-Theory of operation. The relay calls route, move or connect with the request's epoch and goes on; each starts a task that
-ends in one call back (routed, unrouted, connected, connect_failed). A call back for a request that is over is ignored by
-the relay, so tasks need no cancelling when a client leaves.
+Theory of operation. The relay calls route, move or connect with the request's epoch and goes on; each starts a task
+that ends in one call back (routed, unrouted, connected, connect_failed). A call back for a request that is over is
+ignored by the relay, so tasks need no cancelling when a client leaves.
 
 Rules of this file: every task has a time limit of its own (connect timeout, the store's timeout) and one outcome; a
 server that refuses is reported to passive health before the request goes on, so that its next choice knows.

@@ -1,4 +1,4 @@
-"""What becomes of requests when a server, a client or a limit gets in the way: answered, retried, or visibly cut off."""
+"""What becomes of requests when a server, a client or a limit gets in the way: answered, retried, or cut off."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.relaying import (
     proxying,
     read_request,
     serving,
-    unused_port,
     until,
+    unused_port,
 )
 
 POST = b"POST /in HTTP/1.1\r\nHost: a.example\r\n"
