@@ -304,8 +304,11 @@ async def test_a_client_that_stops_sending_is_not_waited_for(sent: bytes, status
         if status is None:
             assert await one.rest() == b""
         else:
-            assert (await one.response())[0] == status
-            assert await one.rest() == b""
+            found, _ = await one.head()
+            while found == 100:
+                found, _ = await one.head()
+            assert found == status
+            assert (await one.rest()).count(b"HTTP/1.1") == 0
         await until(lambda: proxy.statistics()["upstream_open"] == 0, "nothing is left")
     assert seen.heads == []
 
