@@ -500,10 +500,10 @@ cdef class Downstream(Sink):
                 self._report(error)
         if up.writing_paused:
             self.hold()
-        elif not self.consuming and not self.request_complete:
+        elif not self.request_complete:
             self.unhold()
             self.arm(self.relay.body_ms)
-            self._consume_kept()
+            self._consume_kept()  # nothing, when the caller is still reading: it goes on by itself
 
     cdef void _count_out(self, bint failed) noexcept:
         if self.begun:

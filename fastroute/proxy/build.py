@@ -157,7 +157,8 @@ async def _open_pool(
         pending=of.limits.pending,
     )
     names = {codec.server_digest(server.name): server.name for server in pool.servers} if codec else {}
-    slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s)
+    at_once = isinstance(affinity, Affinity) and affinity.store is None
+    slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s, at_once=at_once)
     parts.stack.push_async_callback(slow.aclose)
     return PoolParts(of, pool, router, lines, slow, codec)
 
