@@ -40,6 +40,8 @@ cdef extern from "<sys/random.h>" nogil:
 
 # Unsent bytes a transport may hold before the other side stops reading: asyncio's own default, and uvloop's.
 WRITE_HIGH_BYTES = 64 << 10
+# How long a peer may take nothing of what was queued when the connection was closed. nginx: send_timeout 60 s.
+cdef uint64_t CLOSE_MS = 30000
 # One tick of the wheel.
 TICK_S = 0.25
 
@@ -200,6 +202,13 @@ cdef class Wire:
             self.queued = False
         return size
 
+    cdef bint stalled(self) noexcept:
+        cdef Py_ssize_t unsent = self.unsent()
+        if unsent and unsent < self.unsent_before:
+            self.unsent_before = unsent
+            return False
+        return True
+
     cdef Py_ssize_t direct(self, const uint8_t *data, Py_ssize_t size) noexcept:
         cdef Py_ssize_t sent
         if self.fd < 0 or (self.queued and self.unsent() != 0):
@@ -277,6 +286,9 @@ cdef class Wire:
             return
         self.closed = True
         self.fd = -1
+        self.unsent_before = self.unsent()
+        if self.unsent_before:
+            self.arm(CLOSE_MS)
         try:
             self.transport.close()
         except Exception:
@@ -298,7 +310,10 @@ cdef class Wire:
             pass
 
     cdef void expired(self) noexcept:
-        self.abort(False)
+        if self.closed and not self.stalled():
+            self.arm(CLOSE_MS)
+        else:
+            self.abort(False)
 
     cdef void flow(self) noexcept:
         pass

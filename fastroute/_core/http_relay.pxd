@@ -50,7 +50,6 @@ cdef class Downstream(Sink):
     cdef bint keep                      # the connection goes on after this answer
     cdef bint client_keeps              # the client expects it to
     cdef uint32_t served
-    cdef Py_ssize_t unsent_before       # at the last look, while the client does not read
     # The present request.
     cdef uint64_t epoch                 # names it: slow answers to an earlier one are not ours
     cdef bytes request                  # all bytes for the server so far; None once more of the body went after them
@@ -93,6 +92,7 @@ cdef class Downstream(Sink):
     cdef void _unexpected(self, error) noexcept
     cdef void _report(self, error) noexcept
     cdef void _over(self) noexcept
+    cdef void _next(self) noexcept
     cdef void _linger(self) noexcept
     cdef void _close_if_idle(self) noexcept
     cdef void _put_cookie(self, fr_out *out) noexcept

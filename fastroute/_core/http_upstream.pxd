@@ -39,7 +39,6 @@ cdef class Upstream(Wire):
     cdef fr_chunked chunked
     cdef uint64_t left
     cdef int state, interim
-    cdef Py_ssize_t unsent_before       # at the last look, while the server does not read
     cdef bint is_head, reused, keep_alive, request_complete, got_bytes
     cdef bint deaf                      # a send failed: the server takes no more of the request
     # Start an exchange. -1: the connection was found dead and nothing was sent.
