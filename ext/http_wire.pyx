@@ -54,8 +54,8 @@ cdef class Engine:
     """Clock, timer wheel, scratch buffers and counters of one proxy. Single-threaded: used by one event loop.
 
     Args:
-        clock: a fastroute.clock.Clock. Any but the system's own also holds the connections' time limits still: `tick()`
-            reads it.
+        clock: a fastroute.clock.Clock, for dates and stamps.
+        manual: the connections' time limits follow `clock` too, and only `tick()` looks at it: for tests.
     """
 
     def __cinit__(self):
@@ -339,3 +339,49 @@ cdef class Wire:
             self.gone(error)
         finally:
             self.transport = None
+
+
+def wheel_trace(steps):
+    """What the timer wheel fires, for tests.
+
+    Args:
+        steps: ("arm", timer, deadline_ms), ("disarm", timer) or ("advance", now_ms), timers numbered from 0 to 63;
+            time starts at 0.
+
+    Returns:
+        One list per "advance": the timers that fired, in order.
+    """
+    cdef fr_wheel *wheel = <fr_wheel *>calloc(1, sizeof(fr_wheel))
+    cdef fr_timer *timers = <fr_timer *>calloc(64, sizeof(fr_timer))
+    cdef list trace = []
+    if wheel is NULL or timers is NULL:
+        free(wheel)
+        free(timers)
+        raise MemoryError
+    try:
+        fr_wheel_init(wheel, 0)
+        for step in steps:
+            if step[0] == "advance":
+                global _fired
+                _fired = []
+                fr_wheel_advance(wheel, step[1], _note)
+                trace.append(_fired)
+                continue
+            if not 0 <= step[1] < 64:
+                raise IndexError(step[1])
+            timers[<int>step[1]].owner = <void *><size_t><int>step[1]
+            if step[0] == "arm":
+                fr_wheel_arm(wheel, &timers[<int>step[1]], step[2])
+            else:
+                fr_timer_disarm(&timers[<int>step[1]])
+    finally:
+        free(wheel)
+        free(timers)
+    return trace
+
+
+cdef list _fired = []
+
+
+cdef void _note(void *owner) noexcept with gil:
+    _fired.append(<size_t>owner)
