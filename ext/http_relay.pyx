@@ -49,7 +49,18 @@ from fastroute._core.http_head cimport (
 )
 from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
 from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Lines, ServerLine, Sink, Upstream
-from fastroute._core.http_wire cimport Engine, fr_out, fr_out_chunk, fr_out_clear, fr_out_decimal, fr_out_drop, fr_out_free, fr_out_put, fr_out_text
+from fastroute._core.http_wire cimport (
+    Engine,
+    Wire,
+    fr_out,
+    fr_out_chunk,
+    fr_out_clear,
+    fr_out_decimal,
+    fr_out_drop,
+    fr_out_free,
+    fr_out_put,
+    fr_out_text,
+)
 from fastroute._core.router cimport Router
 from fastroute._core.selection cimport Selection, make_selection
 from fastroute._core.token cimport FR_TOKEN_OK, TokenCodec, fr_token
@@ -193,6 +204,9 @@ cdef class Downstream(Sink):
         self.consuming = True
         while at < size and not self.closed:
             if self.state == READ_HEAD:
+                if self.writing_paused:  # answers wait for the client: no further one is asked for
+                    self.hold()
+                    break
                 verdict = fr_scan_request(data + at, size - at, &self.searched, &self.relay.limits, head)
                 if verdict == FR_SCAN_MORE:
                     break
@@ -500,10 +514,10 @@ cdef class Downstream(Sink):
                 self._report(error)
         if up.writing_paused:
             self.hold()
-        elif not self.consuming and not self.request_complete:
+        elif not self.request_complete:
             self.unhold()
             self.arm(self.relay.body_ms)
-            self._consume_kept()
+            self._consume_kept()  # nothing, when the caller is still reading: it goes on by itself
 
     cdef void _count_out(self, bint failed) noexcept:
         if self.begun:
@@ -604,6 +618,7 @@ cdef class Downstream(Sink):
             self.put(out.data, out.size)
             fr_out_clear(out)
         self.epoch += 1
+        self.phase = PHASE_NONE
         self._count_out(True)
         self.engine.counts.truncated += 1
         # A body that ends with the connection looks whole unless the connection is reset.
@@ -643,16 +658,18 @@ cdef class Downstream(Sink):
                 self._linger()
             else:
                 self.close()
-        elif self.eof and self.kept.size == 0:
-            self.close()
         else:
             self.state = READ_HEAD
             self.arm(self.relay.idle_ms)
             self.unhold()
             if not self.consuming:
-                self._consume_kept()
-                if self.eof and self.state == READ_HEAD and not self.closed:
-                    self.close()
+                self._next()
+
+    cdef void _next(self) noexcept:
+        """Go on with the requests that wait; after the last one of a client that sends no more, end."""
+        self._consume_kept()
+        if self.eof and self.state == READ_HEAD and not self.writing_paused and not self.closed:
+            self.close()
 
     cdef void _linger(self) noexcept:
         """Say that no more comes, read away what the client still sends, then close."""
@@ -667,6 +684,7 @@ cdef class Downstream(Sink):
         except Exception:
             self.abort(False)
             return
+        self.unsent_before = self.unsent()
         self.arm(LINGER_MS)
 
     cdef void _close_if_idle(self) noexcept:
@@ -954,10 +972,10 @@ cdef class Downstream(Sink):
         fr_out_clear(&self.kept)
 
     cdef void expired(self) noexcept:
-        cdef Py_ssize_t unsent
         if self.closed:
+            Wire.expired(self)
             return
-        if self.state == READ_HEAD:
+        if self.state == READ_HEAD and not self.writing_paused:
             if self.kept.size:
                 self.engine.counts.timeout_head += 1
                 self._refuse_head(408)
@@ -965,15 +983,16 @@ cdef class Downstream(Sink):
                 self.engine.counts.timeout_idle += 1
                 self.close()
         elif self.state == READ_DISCARD:
-            self.abort(False)
-        elif self.writing_paused:
-            unsent = self.unsent()
-            if unsent < self.unsent_before:
-                self.unsent_before = unsent
-                self.arm(self.relay.idle_ms)
+            if self.stalled():
+                self.abort(False)
             else:
+                self.arm(LINGER_MS)
+        elif self.writing_paused:
+            if self.stalled():
                 self.engine.counts.timeout_send += 1
                 self._drop()
+            else:
+                self.arm(self.relay.idle_ms)
         elif self.state == READ_BODY and not self.reading_paused:
             self.engine.counts.timeout_body += 1
             # A client that waits for a 100 which it did not get, or did not understand, asks again without it after a
@@ -993,6 +1012,10 @@ cdef class Downstream(Sink):
                 self.disarm()
             elif self.state == READ_BODY:
                 self.arm(self.relay.body_ms)
-            if self.up is not None:
+            elif self.state == READ_HEAD:
+                self.arm(self.relay.idle_ms)
+                self.unhold()
+                self._next()
+            if self.up is not None and self.up.reading_paused:
                 self.up.unhold()
                 self.up.arm(self.relay.lines.response_ms)

@@ -289,16 +289,15 @@ cdef class Upstream(Wire):
             self.line.idle.remove(self)
 
     cdef void expired(self) noexcept:
-        cdef Py_ssize_t unsent
+        if self.closed:
+            Wire.expired(self)
+            return
         if self.sink is None:
             self.close()
             return
-        if self.writing_paused and not self.request_complete:
-            unsent = self.unsent()
-            if unsent < self.unsent_before:  # it reads slowly, but it reads
-                self.unsent_before = unsent
-                self.arm(self.line.lines.response_ms)
-                return
+        if self.writing_paused and not self.request_complete and not self.stalled():
+            self.arm(self.line.lines.response_ms)
+            return
         if self.state == STATE_HEAD:
             self.engine.counts.timeout_response += 1
             self._fail(FR_FAIL_TIMEOUT)

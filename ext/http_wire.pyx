@@ -40,6 +40,8 @@ cdef extern from "<sys/random.h>" nogil:
 
 # Unsent bytes a transport may hold before the other side stops reading: asyncio's own default, and uvloop's.
 WRITE_HIGH_BYTES = 64 << 10
+# How long a peer may take nothing of what was queued when the connection was closed. nginx: send_timeout 60 s.
+cdef uint64_t CLOSE_MS = 30000
 # One tick of the wheel.
 TICK_S = 0.25
 
@@ -52,8 +54,8 @@ cdef class Engine:
     """Clock, timer wheel, scratch buffers and counters of one proxy. Single-threaded: used by one event loop.
 
     Args:
-        clock: a fastroute.clock.Clock. Any but the system's own also holds the connections' time limits still: `tick()`
-            reads it.
+        clock: a fastroute.clock.Clock, for dates and stamps.
+        manual: the connections' time limits follow `clock` too, and only `tick()` looks at it: for tests.
     """
 
     def __cinit__(self):
@@ -200,6 +202,13 @@ cdef class Wire:
             self.queued = False
         return size
 
+    cdef bint stalled(self) noexcept:
+        cdef Py_ssize_t unsent = self.unsent()
+        if unsent and unsent < self.unsent_before:
+            self.unsent_before = unsent
+            return False
+        return True
+
     cdef Py_ssize_t direct(self, const uint8_t *data, Py_ssize_t size) noexcept:
         cdef Py_ssize_t sent
         if self.fd < 0 or (self.queued and self.unsent() != 0):
@@ -277,6 +286,9 @@ cdef class Wire:
             return
         self.closed = True
         self.fd = -1
+        self.unsent_before = self.unsent()
+        if self.unsent_before:
+            self.arm(CLOSE_MS)
         try:
             self.transport.close()
         except Exception:
@@ -298,7 +310,10 @@ cdef class Wire:
             pass
 
     cdef void expired(self) noexcept:
-        self.abort(False)
+        if self.closed and not self.stalled():
+            self.arm(CLOSE_MS)
+        else:
+            self.abort(False)
 
     cdef void flow(self) noexcept:
         pass
@@ -324,3 +339,49 @@ cdef class Wire:
             self.gone(error)
         finally:
             self.transport = None
+
+
+def wheel_trace(steps):
+    """What the timer wheel fires, for tests.
+
+    Args:
+        steps: ("arm", timer, deadline_ms), ("disarm", timer) or ("advance", now_ms), timers numbered from 0 to 63;
+            time starts at 0.
+
+    Returns:
+        One list per "advance": the timers that fired, in order.
+    """
+    cdef fr_wheel *wheel = <fr_wheel *>calloc(1, sizeof(fr_wheel))
+    cdef fr_timer *timers = <fr_timer *>calloc(64, sizeof(fr_timer))
+    cdef list trace = []
+    if wheel is NULL or timers is NULL:
+        free(wheel)
+        free(timers)
+        raise MemoryError
+    try:
+        fr_wheel_init(wheel, 0)
+        for step in steps:
+            if step[0] == "advance":
+                global _fired
+                _fired = []
+                fr_wheel_advance(wheel, step[1], _note)
+                trace.append(_fired)
+                continue
+            if not 0 <= step[1] < 64:
+                raise IndexError(step[1])
+            timers[<int>step[1]].owner = <void *><size_t><int>step[1]
+            if step[0] == "arm":
+                fr_wheel_arm(wheel, &timers[<int>step[1]], step[2])
+            else:
+                fr_timer_disarm(&timers[<int>step[1]])
+    finally:
+        free(wheel)
+        free(timers)
+    return trace
+
+
+cdef list _fired = []
+
+
+cdef void _note(void *owner) noexcept with gil:
+    _fired.append(<size_t>owner)

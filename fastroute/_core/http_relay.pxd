@@ -1,5 +1,6 @@
 # http_relay: the clients' side. A Relay is one listener's compiled settings; a Downstream is one client connection, which
 # reads requests, routes them, forwards them through an Upstream and writes what comes back.
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastroute._core.http_head cimport fr_chunked, fr_head, fr_head_limits
 from fastroute._core.http_upstream cimport Lines, ServerLine, Sink, Upstream
@@ -16,6 +17,7 @@ cdef enum:
     FR_KEY_HEADER = 3
     FR_KEY_CLIENT_IP = 4
 
+@cython.final
 cdef class Relay:
     cdef readonly Engine engine
     cdef readonly Lines lines
@@ -34,6 +36,7 @@ cdef class Relay:
     cdef bytes name                     # of the cookie or field
     cdef bytes set_cookie               # what follows the token in Set-Cookie
 
+@cython.final
 cdef class Downstream(Sink):
     cdef Relay relay
     cdef bytes peer                     # address as text
@@ -47,7 +50,6 @@ cdef class Downstream(Sink):
     cdef bint keep                      # the connection goes on after this answer
     cdef bint client_keeps              # the client expects it to
     cdef uint32_t served
-    cdef Py_ssize_t unsent_before       # at the last look, while the client does not read
     # The present request.
     cdef uint64_t epoch                 # names it: slow answers to an earlier one are not ours
     cdef bytes request                  # all bytes for the server so far; None once more of the body went after them
@@ -90,6 +92,7 @@ cdef class Downstream(Sink):
     cdef void _unexpected(self, error) noexcept
     cdef void _report(self, error) noexcept
     cdef void _over(self) noexcept
+    cdef void _next(self) noexcept
     cdef void _linger(self) noexcept
     cdef void _close_if_idle(self) noexcept
     cdef void _put_cookie(self, fr_out *out) noexcept

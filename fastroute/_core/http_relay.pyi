@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, final
 
 from fastroute._core.http_upstream import Lines, ServerLine, Sink, Upstream
 from fastroute._core.http_wire import Engine
@@ -10,11 +10,14 @@ from fastroute._core.selection import Selection
 from fastroute._core.token import TokenCodec
 from fastroute.config.schema import ListenerLimits, ListenerTimeouts
 
+__test__: dict[str, str]
+
 class _Slow(Protocol):
     def route(self, downstream: Downstream, epoch: int, key: bytes, hint: tuple[int, int, int] | None) -> None: ...
     def move(self, downstream: Downstream, epoch: int, selection: Selection, timed_out: bool) -> None: ...
     def connect(self, downstream: Downstream, epoch: int, line: ServerLine) -> None: ...
 
+@final
 class Relay:
     def __init__(
         self,
@@ -48,7 +51,8 @@ class Relay:
     def close_idle(self) -> None: ...
     def abort(self) -> None: ...
 
-class Downstream(Sink, asyncio.Protocol):  # type: ignore[misc]
+@final
+class Downstream(Sink, asyncio.Protocol):
     def __init__(self, relay: Relay) -> None: ...
     def routed(self, epoch: int, selection: Selection) -> None: ...
     def unrouted(self, epoch: int, status: int) -> None: ...

@@ -1,5 +1,6 @@
 # http_upstream: the servers' side. One keep-alive connection that carries one exchange at a time, its strict reading of
 # responses, and the idle connections kept per server. Whoever asks for an exchange is a Sink.
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.http_head cimport fr_chunked, fr_head, fr_head_limits
 from fastroute._core.http_wire cimport Engine, Wire, fr_out
@@ -29,6 +30,7 @@ cdef class Sink(Wire):
     # The server takes request bytes again, or no longer.
     cdef void on_flow(self, bint paused) noexcept
 
+@cython.final
 cdef class Upstream(Wire):
     cdef readonly ServerLine line
     cdef Sink sink
@@ -37,7 +39,6 @@ cdef class Upstream(Wire):
     cdef fr_chunked chunked
     cdef uint64_t left
     cdef int state, interim
-    cdef Py_ssize_t unsent_before       # at the last look, while the server does not read
     cdef bint is_head, reused, keep_alive, request_complete, got_bytes
     cdef bint deaf                      # a send failed: the server takes no more of the request
     # Start an exchange. -1: the connection was found dead and nothing was sent.
@@ -52,6 +53,7 @@ cdef class Upstream(Wire):
     cdef void _body(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept
     cdef void _read(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept
 
+@cython.final
 cdef class ServerLine:
     cdef readonly object server         # fastroute.model.Server
     cdef readonly int slot
@@ -62,6 +64,7 @@ cdef class ServerLine:
     cdef Upstream take(self, bint careful)
     cdef void give(self, Upstream upstream) noexcept
 
+@cython.final
 cdef class Lines:
     cdef readonly Engine engine
     cdef readonly Pool pool

@@ -1,13 +1,17 @@
 import asyncio
+from typing import final
 
 from fastroute._core.http_wire import Engine, Wire
 from fastroute._core.pool import Pool
 from fastroute._core.token import TokenCodec
 from fastroute.model import Server
 
+__test__: dict[str, str]
+
 class Sink(Wire): ...
 
-class Upstream(Wire, asyncio.Protocol):  # type: ignore[misc]
+@final
+class Upstream(Wire, asyncio.Protocol):
     def __init__(self, line: ServerLine) -> None: ...
     @property
     def line(self) -> ServerLine: ...
@@ -15,6 +19,7 @@ class Upstream(Wire, asyncio.Protocol):  # type: ignore[misc]
     def data_received(self, data: bytes) -> None: ...
     def eof_received(self) -> bool | None: ...
 
+@final
 class ServerLine:
     def __init__(self, lines: Lines, server: Server, slot: int, digest: int) -> None: ...
     @property
@@ -28,6 +33,7 @@ class ServerLine:
     def adopt(self, upstream: Upstream) -> None: ...
     def close_idle(self) -> None: ...
 
+@final
 class Lines:
     def __init__(
         self,

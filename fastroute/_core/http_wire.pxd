@@ -1,5 +1,6 @@
 # http_wire: what both sides of a relayed connection share: the engine of one proxy (clock, timer wheel, buffers,
 # counters) and the wire, one TCP or unix connection with direct sends, back-pressure flags and one time limit.
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.base cimport fr_clock
 from fastroute._core.http_head cimport fr_head
@@ -59,6 +60,7 @@ ctypedef struct fr_counts:
     uint64_t upstream_reused
     uint64_t upstream_open              # open now
 
+@cython.final
 cdef class Engine:
     cdef fr_wheel *wheel
     cdef fr_clock clock                 # manual_ms != 0: held still by a test
@@ -88,6 +90,7 @@ cdef class Wire:
     cdef bint reading_paused
     cdef bint closed                    # no more sends: close or abort was asked for, or the connection is gone
     cdef bint eof                       # the peer sends no more
+    cdef Py_ssize_t unsent_before       # at the last look of stalled()
     cdef int attach(self, object transport) except -1
     # Send a copy; 0 = taken, -1 = the connection is gone and none of these bytes was taken.
     cdef int put(self, const uint8_t *data, Py_ssize_t size) noexcept
@@ -96,11 +99,13 @@ cdef class Wire:
     # Bytes the kernel took at once, perhaps none; -1: the connection is gone.
     cdef Py_ssize_t direct(self, const uint8_t *data, Py_ssize_t size) noexcept
     cdef Py_ssize_t unsent(self) noexcept
+    # Has the peer taken nothing of what is unsent since the last look? Also when nothing is unsent.
+    cdef bint stalled(self) noexcept
     cdef void arm(self, uint64_t after_ms) noexcept     # 0: no limit
     cdef void disarm(self) noexcept
     cdef void hold(self) noexcept       # stop reading
     cdef void unhold(self) noexcept
-    cdef void close(self) noexcept      # after what is queued has gone out
+    cdef void close(self) noexcept      # after what is queued has gone out; expired() follows if that takes long
     cdef void abort(self, bint reset) noexcept          # at once; reset: the peer sees RST, not an orderly end
     cdef void expired(self) noexcept    # the time limit passed
     cdef void flow(self) noexcept       # writing_paused changed

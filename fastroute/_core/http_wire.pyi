@@ -1,11 +1,15 @@
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, final
+
+from typing_extensions import disjoint_base
 
 from fastroute.clock import Clock
 
+__test__: dict[str, str]
 WRITE_HIGH_BYTES: Final[int]
 TICK_S: Final[float]
 
+@final
 class Engine:
     def __init__(self, clock: Clock, manual: bool = False) -> None: ...
     @property
@@ -18,7 +22,10 @@ class Engine:
     def drain(self) -> None: ...
     def counters(self) -> dict[str, Any]: ...
 
+@disjoint_base
 class Wire:
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
     def connection_lost(self, error: Exception | None) -> None: ...
+
+def wheel_trace(steps: list[tuple[str, int] | tuple[str, int, int]]) -> list[list[int]]: ...

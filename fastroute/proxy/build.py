@@ -1,4 +1,4 @@
-"""From a configuration to the objects that serve it: zone, store, affinity, and per pool router, connections, slow path.
+"""From a configuration to what serves it: zone, store, affinity, and per pool router, connections, slow path.
 
 Nothing here accepts or connects. Rules of this file: what is made is owned by Parts and closed by it, last made first.
 """
@@ -140,10 +140,11 @@ async def _open_pool(
                 clock=clock,
             )
         )
+    own_cookie: Any = _OwnCookie(codec, sticky.cookie.name) if sticky and codec else None
     router = Router(
         pool,
         affinity=affinity if sticky else None,
-        key=_OwnCookie(codec, sticky.cookie.name) if sticky and codec else of.affinity_key or "client-ip",
+        key=own_cookie or of.affinity_key or "client-ip",
         on_failure=sticky.on_failure if sticky else "move",
     )
     lines = Lines(
@@ -156,7 +157,8 @@ async def _open_pool(
         pending=of.limits.pending,
     )
     names = {codec.server_digest(server.name): server.name for server in pool.servers} if codec else {}
-    slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s)
+    at_once = isinstance(affinity, Affinity) and affinity.store is None
+    slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s, at_once=at_once)
     parts.stack.push_async_callback(slow.aclose)
     return PoolParts(of, pool, router, lines, slow, codec)
 

@@ -1,8 +1,8 @@
 """What a request waits for: the affinity's answer, another server, a fresh connection. Asked by the compiled relay.
 
-Theory of operation. The relay calls route, move or connect with the request's epoch and goes on; each starts a task that
-ends in one call back (routed, unrouted, connected, connect_failed). A call back for a request that is over is ignored by
-the relay, so tasks need no cancelling when a client leaves.
+Theory of operation. The relay calls route, move or connect with the request's epoch and goes on; each starts a task
+that ends in one call back (routed, unrouted, connected, connect_failed). A call back for a request that is over is
+ignored by the relay, so tasks need no cancelling when a client leaves.
 
 Rules of this file: every task has a time limit of its own (connect timeout, the store's timeout) and one outcome; a
 server that refuses is reported to passive health before the request goes on, so that its next choice knows.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 from fastroute._core.http_relay import Downstream
@@ -31,6 +31,30 @@ CookieHint = tuple[int, int, int]
 """(digest of the server's name, term, generation) from a verified cookie."""
 
 
+class _Rest:
+    """The rest of a coroutine that ran up to its first wait, to be awaited by a task."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._work, self._waits_for = work, waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    heard = yield waits_for
+                except BaseException as error:
+                    waits_for = self._work.throw(error)
+                else:
+                    waits_for = self._work.send(heard)
+        except StopIteration:
+            return
+
+
+async def _finish(rest: _Rest) -> None:
+    await rest
+
+
 class SlowPath:
     """The slow path of one pool's requests.
 
@@ -39,9 +63,14 @@ class SlowPath:
         lines: its connections.
         names: digest of a server's name -> the name.
         connect_s: time limit of one connect, 0 for none.
+        at_once: the affinity hardly ever waits (there is no store): run its answer in the request's own callback, and
+            make a task only if it does wait. A task costs as much as a proxied request.
     """
 
-    def __init__(self, router: Router, lines: Lines, *, names: dict[int, str], connect_s: float) -> None:
+    def __init__(
+        self, router: Router, lines: Lines, *, names: dict[int, str], connect_s: float, at_once: bool = False
+    ) -> None:
+        self._at_once = at_once
         self._router, self._lines, self._names, self._connect_s = router, lines, names, connect_s
         self._pool = router.pool
         self._passive = Passive()
@@ -50,7 +79,15 @@ class SlowPath:
 
     def route(self, downstream: Downstream, epoch: int, key: bytes, hint: CookieHint | None) -> None:
         """Ask the affinity for the key's server."""
-        self._start(self._route(downstream, epoch, key, hint))
+        work = self._route(downstream, epoch, key, hint)
+        if not self._at_once:
+            self._start(work)
+            return
+        try:
+            waits_for = work.send(None)
+        except StopIteration:
+            return
+        self._start(_finish(_Rest(work, waits_for)))
 
     def move(self, downstream: Downstream, epoch: int, selection: Selection, timed_out: bool) -> None:
         """The selection's server could not be reached: bind its key to another one."""

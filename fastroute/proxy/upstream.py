@@ -27,6 +27,8 @@ async def open_upstream(line: ServerLine, timeout_s: float) -> Upstream:
     """
     loop = asyncio.get_running_loop()
     server = line.server
+    if server is None:
+        raise ConnectError("it was taken out of the pool", server="")
     where = parse_address(server.address)
     try:
         async with asyncio.timeout(timeout_s or None):

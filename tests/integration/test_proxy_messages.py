@@ -266,7 +266,8 @@ async def test_every_way_of_cutting_a_request_in_two_gives_the_same_request() ->
 
 async def test_a_servers_response_is_written_anew_with_its_fields_in_order() -> None:
     raw = (
-        b"HTTP/1.1 200 Fine\r\nX-B: 2\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nSet-Cookie: a=1\r\n"
+        b"HTTP/1.1 200 Fine\r\nX-B: 2\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
+        b"Set-Cookie: a=1\r\n"
         b"Set-Cookie: b=2\r\nx-a:   caf\xe9  \r\nContent-Length: 2\r\nDate: Tue, 01 Jan 2030 00:00:00 GMT\r\n\r\nok"
     )
     async with serving(always(raw)) as (port, _), proxying(configured([port])) as (_, web), client(web) as one:
