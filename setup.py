@@ -58,6 +58,7 @@ setup(
             "initializedcheck": CHECKED,
             "cdivision": True,
             "embedsignature": True,
+            "autotestdict": False,
         },
     ),
     options={"build": {"build_base": BUILD_DIR.replace("cython", "objects", 1)}},

@@ -1,6 +1,8 @@
 import asyncio
 from typing import Any, Final
 
+from typing_extensions import disjoint_base
+
 from fastroute.clock import Clock
 
 WRITE_HIGH_BYTES: Final[int]
@@ -18,6 +20,7 @@ class Engine:
     def drain(self) -> None: ...
     def counters(self) -> dict[str, Any]: ...
 
+@disjoint_base
 class Wire:
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...

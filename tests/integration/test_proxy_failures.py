@@ -18,8 +18,8 @@ from tests.support.relaying import (
     proxying,
     read_request,
     serving,
-    unused_port,
     until,
+    unused_port,
 )
 
 POST = b"POST /in HTTP/1.1\r\nHost: a.example\r\n"

@@ -20,8 +20,8 @@ from tests.support.relaying import (
     proxying,
     read_request,
     serving,
-    unused_port,
     until,
+    unused_port,
 )
 
 INSERT = 'on = "insert"\nttl = "8m"'
