@@ -7,6 +7,11 @@ ARGS ?=
 PYTEST_ARGS ?=
 DEBUG_TREE := build/debug-tree
 SANITIZE_TREE := build/sanitize-tree
+CORE_TESTS := tests/unit tests/property tests/conformance
+# The checked build is worth its time where compiled code meets sockets, threads and kills; whole programs, and what has no
+# compiled code of its own, run once, in the normal build.
+DEBUG_TESTS := $(CORE_TESTS) $(wildcard tests/integration/test_zone_*.py tests/integration/test_proxy_*.py) \
+  tests/integration/test_memcache_client.py tests/integration/test_affinity_store.py tests/integration/test_shared_cache.py
 
 .PHONY: run test lint types test-debug test-sanitize test-install bench stubs build clean
 
@@ -54,7 +59,8 @@ lint: build $(VENV)/.lint
 
 types: build $(VENV)/.lint
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy.stubtest fastroute._core --mypy-config-file pyproject.toml
+	$(BIN)/python -m mypy.stubtest fastroute._core --mypy-config-file pyproject.toml \
+	  --allowlist tests/build/stubtest_allowlist.txt --ignore-unused-allowlist
 
 # The checked build (bounds, assertions) in a tree of its own, so that objects never mix.
 test-debug: system-test build $(VENV)/.test
@@ -62,7 +68,7 @@ test-debug: system-test build $(VENV)/.test
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -pt $(DEBUG_TREE)
 	cd $(DEBUG_TREE) && FASTROUTE_DEBUG=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd $(DEBUG_TREE) && FASTROUTE_SHARED=$${FASTROUTE_SHARED:-$(abspath ../shared)} PYTHONPATH=. \
-	  $(abspath $(BIN))/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/unit tests/property tests/conformance tests/integration
+	  $(abspath $(BIN))/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) $(DEBUG_TESTS)
 
 # AddressSanitizer and UndefinedBehaviorSanitizer over the tests of the compiled core. Python's own allocator would hide
 # overreads behind its arenas, hence PYTHONMALLOC=malloc.
@@ -74,7 +80,7 @@ test-sanitize: system-test build $(VENV)/.test
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1 \
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	  $(abspath $(BIN))/python -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) tests/unit tests/property tests/conformance
+	  $(abspath $(BIN))/python -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) $(CORE_TESTS)
 
 # sdist -> wheel -> install into a fresh environment, once for every interpreter from 3.11 up that is here.
 test-install: system-build $(VENV)/.test

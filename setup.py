@@ -59,6 +59,7 @@ setup(
             "initializedcheck": CHECKED,
             "cdivision": True,
             "embedsignature": True,
+            "autotestdict": False,
         },
     ),
     options={

@@ -52,7 +52,7 @@ def table(rows: list[dict]) -> str:
     lines = [
         "# Micro benchmarks",
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()}. Medians; compare ratios within a group, not runs. Made by `make bench`.",
+        f"{platform.system()} {platform.machine()}. Medians; compare ratios within a group, not runs. By `make bench`.",
     ]
     for group, members in groups.items():
         base = next((row for row in members if row["ours"]), members[0])["ns"]

@@ -1,6 +1,6 @@
 /* fr_meta.h: the bytes of memcached's meta protocol: checking keys, writing commands, reading reply lines.
  *
- * Not here: the order of replies, values, futures (mc_meta.pyx); sockets (fastroute/memcache/connection.py).
+ * Not here: the order of replies, values, futures (mc_queue.pyx); sockets (fastroute/memcache/connection.py).
  * Rules: pure functions over pointers; nothing allocates; a writer writes where the caller has reserved room.
  * Source: memcached 1.6 protocol.txt, and what 1.6.18 was seen to answer.
  */
@@ -22,6 +22,24 @@
 enum {
     FR_META_BAD = 0, FR_META_VA, FR_META_HD, FR_META_EN, FR_META_NS, FR_META_EX, FR_META_NF, FR_META_MN,
     FR_META_ERROR, FR_META_CLIENT_ERROR, FR_META_SERVER_ERROR, FR_META_STORED
+};
+
+/* What was asked. */
+enum { FR_ASK_GET = 0, FR_ASK_TOUCH, FR_ASK_STORE, FR_ASK_DELETE, FR_ASK_ARITHMETIC, FR_ASK_NOOP };
+
+/* What came of it. The last two are never in a reply. */
+enum {
+    FR_MC_HIT = 0,              /* a value, or "done" for touch and noop */
+    FR_MC_MISS = 1,             /* the node says: no such key */
+    FR_MC_STORED = 2,
+    FR_MC_EXISTS = 3,           /* the CAS token is not the current one; or, not sent, of another connection */
+    FR_MC_NOT_STORED = 4,       /* add found a value */
+    FR_MC_NOT_FOUND = 5,        /* a compare-and-set, delete or increment found nothing */
+    FR_MC_DELETED = 6,
+    FR_MC_SERVER_ERROR = 7,     /* refused (memory, size); what was stored before under the key may be gone */
+    FR_MC_CLIENT_ERROR = 8,     /* increment of a value that is not a number */
+    FR_MC_UNKNOWN = 9,          /* sent, the answer did not come: may or may not have happened */
+    FR_MC_DOWN = 10,            /* not sent: the node is away, or too much is waiting for it */
 };
 
 typedef struct {
@@ -198,6 +216,27 @@ static inline const char *fr_meta_parse(const uint8_t *line, size_t size, uint64
         }
     }
     return NULL;
+}
+
+/* What a reply of this code means for what was asked; -1: it is no answer to that. */
+static inline int fr_meta_status(unsigned ask, unsigned code)
+{
+    /* 1 + status, so that 0 is "no answer" */
+    static const int8_t status[FR_ASK_NOOP + 1][FR_META_STORED + 1] = {
+        [FR_ASK_GET] = {[FR_META_VA] = 1 + FR_MC_HIT, [FR_META_EN] = 1 + FR_MC_MISS},
+        [FR_ASK_TOUCH] = {[FR_META_HD] = 1 + FR_MC_HIT, [FR_META_EN] = 1 + FR_MC_MISS},
+        [FR_ASK_STORE] = {[FR_META_HD] = 1 + FR_MC_STORED, [FR_META_NS] = 1 + FR_MC_NOT_STORED,
+                          [FR_META_EX] = 1 + FR_MC_EXISTS, [FR_META_NF] = 1 + FR_MC_NOT_FOUND,
+                          [FR_META_SERVER_ERROR] = 1 + FR_MC_SERVER_ERROR},
+        [FR_ASK_DELETE] = {[FR_META_HD] = 1 + FR_MC_DELETED, [FR_META_EX] = 1 + FR_MC_EXISTS,
+                           [FR_META_NF] = 1 + FR_MC_NOT_FOUND},
+        [FR_ASK_ARITHMETIC] = {[FR_META_VA] = 1 + FR_MC_HIT, [FR_META_NS] = 1 + FR_MC_NOT_STORED,
+                               [FR_META_EX] = 1 + FR_MC_EXISTS, [FR_META_NF] = 1 + FR_MC_NOT_FOUND,
+                               [FR_META_CLIENT_ERROR] = 1 + FR_MC_CLIENT_ERROR,
+                               [FR_META_SERVER_ERROR] = 1 + FR_MC_SERVER_ERROR},
+        [FR_ASK_NOOP] = {[FR_META_MN] = 1 + FR_MC_HIT},
+    };
+    return ask <= FR_ASK_NOOP && code <= FR_META_STORED ? status[ask][code] - 1 : -1;
 }
 
 #endif

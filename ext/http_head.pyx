@@ -1,4 +1,5 @@
-"""http_head: the scanner of HTTP/1.1 heads (ext/fr_scan.h) as compiled functions, and shims through which tests call it.
+"""http_head: the scanner of HTTP/1.1 heads (ext/fr_scan.h, fr_chunked.h, fr_cookie.h) as compiled functions, and shims
+through which tests call it.
 
 Not here: I/O and everything that is decided after a head is understood (http_relay).
 Rules: the cdef functions touch no Python object. The shims copy what they scan into a block of exactly its size, so that
@@ -14,7 +15,11 @@ from fastroute.errors import DownstreamProtocolError, UpstreamProtocolError
 cdef extern from "fr_scan.h" nogil:
     int fr_scan_request_head(const uint8_t *data, size_t size, size_t *searched, const fr_head_limits *limits, fr_head *head)
     int fr_scan_response_head(const uint8_t *data, size_t size, size_t *searched, const fr_head_limits *limits, fr_head *head)
+
+cdef extern from "fr_chunked.h" nogil:
     int fr_chunked_run(fr_chunked *state, const uint8_t *data, size_t size, size_t *at, size_t *run_at, size_t *run_size)
+
+cdef extern from "fr_cookie.h" nogil:
     Py_ssize_t fr_cookie_find(const uint8_t *data, const fr_head *head, const uint8_t *name, size_t name_size, size_t *value_at)
 
 

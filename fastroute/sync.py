@@ -1,6 +1,6 @@
 """The same names as `fastroute`, blocking, for threads and WSGI applications; the store is spoken to with pymemcache.
 
-    from fastroute.sync import Affinity, Memcached, Pool, Router, Server, SharedCache
+from fastroute.sync import Affinity, Memcached, Pool, Router, Server, SharedCache
 """
 
 from fastroute import errors

@@ -1,7 +1,7 @@
 """Near affinity hit through `route_nowait`: the cost of a sticky decision that shared memory already knows.
 
 Warm: 1,000 keys over and over, in a zone that holds 1 M bindings. Random: all keys in random order, so that each costs
-its cache misses; the fingerprint alone over the same keys is the yardstick (its own misses are those of the key objects).
+its cache misses; the fingerprint alone over the same keys is the yardstick (its misses are those of the key objects).
 """
 
 from __future__ import annotations
@@ -49,12 +49,25 @@ def run(benchmark, group, label, call, keys, *, ours=True):
 
 def test_near_hit_of_warm_keys(benchmark, million):
     router, _, keys = million
-    run(benchmark, "near affinity hit, 1,000 warm keys of 24 bytes", "Router.route_nowait", router.route_nowait, keys[:WARM])
+    run(
+        benchmark,
+        "near affinity hit, 1,000 warm keys of 24 bytes",
+        "Router.route_nowait",
+        router.route_nowait,
+        keys[:WARM],
+    )
 
 
 def test_len_of_the_same_keys(benchmark, million):
     _, _, keys = million
-    run(benchmark, "near affinity hit, 1,000 warm keys of 24 bytes", "len(key), the loop's own cost", len, keys[:WARM], ours=False)
+    run(
+        benchmark,
+        "near affinity hit, 1,000 warm keys of 24 bytes",
+        "len(key), the loop's own cost",
+        len,
+        keys[:WARM],
+        ours=False,
+    )
 
 
 def test_near_hit_of_random_keys(benchmark, million):
@@ -66,4 +79,11 @@ def test_near_hit_of_random_keys(benchmark, million):
 def test_fingerprint_of_random_keys(benchmark, million):
     _, view, keys = million
     shuffled = random.Random(SEED).sample(keys, len(keys))
-    run(benchmark, "near affinity hit, random keys out of 1 M", "the fingerprint alone", view.fingerprint, shuffled, ours=False)
+    run(
+        benchmark,
+        "near affinity hit, random keys out of 1 M",
+        "the fingerprint alone",
+        view.fingerprint,
+        shuffled,
+        ours=False,
+    )

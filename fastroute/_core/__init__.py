@@ -2,7 +2,7 @@
 
     selection core   hashes  ring_table  server_table  pool  selection      (policies: ext/fr_policy_*.h)
     agreement        zone  affinity_table  affinity_view  router  token
-    wire and cache   http_head  http_wire  http_upstream  http_relay  mc_meta  near_cache
+    wire and cache   http_head  http_wire  http_upstream  http_relay  mc_reply  mc_queue  mc_meta  near_cache
 
 The contract of everything behind this door:
 - A function that runs per request is `cdef ... noexcept`: it never raises, allocates, logs or waits; what it assumes

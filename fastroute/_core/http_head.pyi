@@ -4,8 +4,6 @@ from typing import Any, Final
 METHODS: Final[tuple[str, ...]]
 BODIES: Final[tuple[str, ...]]
 FIELD_IDS: Final[tuple[str, ...]]
-__pyx_capi__: dict[str, object]
-__test__: dict[str, str]
 
 def scan_request(
     data: bytes,

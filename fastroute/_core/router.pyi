@@ -1,10 +1,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from typing_extensions import disjoint_base
+
 from fastroute._core.pool import Pool
 from fastroute._core.selection import Selection
 from fastroute.routing.keys import KeyRule
 
+@disjoint_base
 class Router:
     def __init__(
         self,

@@ -218,7 +218,7 @@ def move(
 def _write_over(
     found: Record | None, token: Any, wanted: Record, ttl_s: int
 ) -> Generator[Command, Answer, Decision | None]:
-    """Compare-and-set `wanted` over `found` (None: bytes that are no record). None when the caller should start over."""
+    """Compare-and-set `wanted` over `found` (None: bytes that are no record). None: the caller is to start over."""
     answer = yield CasThenGet(wanted.pack(), token, ttl_s)
     if answer.heard is Heard.DOWN:
         return Decision(Kind.DOWN)

@@ -18,7 +18,7 @@ from fastroute._core.pool import Pool
 from fastroute._core.zone import Zone
 from fastroute.affinity.agreement import Answer, Command
 from fastroute.affinity.binding import ONCE_S, Binder, Bound, Hint
-from fastroute.clock import SYSTEM, Clock
+from fastroute.clock import Clock
 from fastroute.errors import UsageError
 from fastroute.model import check_name, parse_duration_s
 
@@ -54,7 +54,9 @@ def identity_of(identity_secret: bytes | None, fleet: str) -> bytes:
         fleet: the fleet's name.
     """
     root = identity_secret if identity_secret is not None else b"fastroute without identity_secret:" + fleet.encode()
-    return hashlib.blake2b(fleet.encode(), key=hashlib.sha256(root).digest(), digest_size=16, person=b"fr-identity").digest()
+    return hashlib.blake2b(
+        fleet.encode(), key=hashlib.sha256(root).digest(), digest_size=16, person=b"fr-identity"
+    ).digest()
 
 
 def _hash_key(identity: bytes, fleet: str, pool: str) -> bytes:
@@ -86,7 +88,9 @@ class AffinityBase:
         self.ttl_s = parse_duration_s(ttl, name="ttl")
         self.near_ttl_s = parse_duration_s(near_ttl, name="near_ttl")
         if not 0 < self.ttl_s <= TTL_MAX_S:
-            raise UsageError(f"ttl {ttl!r}: accepted is more than 0 and at most 30 days, the longest that memcached keeps")
+            raise UsageError(
+                f"ttl {ttl!r}: accepted is more than 0 and at most 30 days, the longest that memcached keeps"
+            )
         if identity_secret is not None and len(identity_secret) < 32:
             raise UsageError(f"identity_secret has {len(identity_secret)} bytes: at least 32 are needed")
         self.clock = clock

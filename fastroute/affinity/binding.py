@@ -27,7 +27,7 @@ ONCE_S = 60.0
 """Lifetime of a binding whose key was seen once only (design, section 5): robots that never return cost a minute."""
 
 STORE_TTL_MIN_S, STORE_TTL_MAX_S = 5, 2_592_000
-"""memcached's clock steps by one second, and above 30 days it reads a TTL as a date (memcached 1.6.18, protocol.txt)."""
+"""memcached's clock steps by one second, and above 30 days it reads a TTL as a date (1.6.18, protocol.txt)."""
 
 Hint = tuple[str, int, int]
 """(server name, term, generation) from a verified cookie."""
@@ -156,7 +156,7 @@ class Binder:
         return Bound(slot, reason, decision.record.term, decision.record.generation, kind, renew_soon)
 
     def _known(self, near: Any, hint: Hint | None, minute: int) -> Record | None:
-        """What zone and cookie know of the key; the zone wins unless the cookie carries a later decision of its term."""
+        """What zone and cookie know of the key; the zone wins unless the cookie has a later decision of its term."""
         zone = cookie = None
         if isinstance(near, Binding) and near.slot >= 0:
             zone = self._record(near.slot, near.term, near.generation, minute)
@@ -189,11 +189,9 @@ class Binder:
         slot = self._deterministic_slot(key)
         return self._claim_in_zone(fingerprint, slot, new_term(), 1, "fallback-hash", kind, provisional=True, once=True)
 
-    # -- the zone as the agreement, or as the stand-in while the store is away ------------------------------------------
+    # -- the zone as the agreement, or as the stand-in while the store is away -----------------------------------------
 
-    def _bind_in_zone(
-        self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, minute: int
-    ) -> Bound:
+    def _bind_in_zone(self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, minute: int) -> Bound:
         if near is BUSY:
             slot = self._usable_slot(known) if known is not None else -1
             if known is not None and slot >= 0:

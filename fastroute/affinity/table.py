@@ -1,4 +1,4 @@
-"""`Affinity`: the affinity table as the router sees it, driven over asyncio. The decisions are in binding and agreement.
+"""`Affinity`: the affinity table as the router sees it, driven over asyncio; decisions are in binding and agreement.
 
 Rules of this file:
   * One step machine per key at a time in this process (single flight); whoever comes meanwhile waits for its outcome.
@@ -108,7 +108,7 @@ class Affinity(AffinityBase):
         self._toucher = self._return_watch = None
         self._close_zone()
 
-    # -- the protocol that Router uses ----------------------------------------------------------------------------------
+    # -- the protocol that Router uses ---------------------------------------------------------------------------------
 
     async def bind(self, view: AffinityView, key: bytes, hint: Hint | None = None) -> Bound:
         """The key's server; binds it if it is not bound. See Binder.bind."""
@@ -162,7 +162,7 @@ class Affinity(AffinityBase):
         self._learning.add(task)
         task.add_done_callback(self._learning.discard)
 
-    # -- drivers --------------------------------------------------------------------------------------------------------
+    # -- drivers -------------------------------------------------------------------------------------------------------
 
     async def _learn(self, binding: Coroutine[Any, Any, Bound]) -> None:
         try:
@@ -190,11 +190,15 @@ class Affinity(AffinityBase):
             return Answer(Heard.DOWN)
         return Answer(Heard.UNKNOWN)
 
-    # -- the store's absence and return -----------------------------------------------------------------------------------
+    # -- the store's absence and return --------------------------------------------------------------------------------
 
     def _note_down(self) -> None:
         """No node is up: trust what is near until one is."""
-        if self.store is None or self.store.up_nodes or (self._return_watch is not None and not self._return_watch.done()):
+        if (
+            self.store is None
+            or self.store.up_nodes
+            or (self._return_watch is not None and not self._return_watch.done())
+        ):
             return
         for view in self._binders:
             view.trust_stale = True
@@ -203,13 +207,13 @@ class Affinity(AffinityBase):
 
     async def _watch_return(self) -> None:
         assert self.store is not None
-        while not self.store.up_nodes:
+        while not self.store.up_nodes:  # noqa: ASYNC110  nobody announces the first request that a node answers
             await asyncio.sleep(RETURN_CHECK_S)
         for view in self._binders:
             view.trust_stale = False
         _log.warning("store: back; bindings are verified, and written again where it lost them, as their keys are seen")
 
-    # -- touches --------------------------------------------------------------------------------------------------------
+    # -- touches -------------------------------------------------------------------------------------------------------
 
     def _renew_soon(self, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:

@@ -21,7 +21,7 @@ import random
 from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
-from fastroute._core.mc_meta import EXISTS, HIT, MISS, NOT_FOUND, STORED
+from fastroute._core.mc_reply import EXISTS, HIT, MISS, NOT_FOUND, STORED
 from fastroute.cache.codec import Codec, Entry
 from fastroute.errors import UsageError
 from fastroute.model import parse_duration_s

@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastroute._core.mc_meta import DELETED, EXISTS, HIT, NOT_FOUND, STORED, CasToken, Reply
+from fastroute._core.mc_reply import DELETED, EXISTS, HIT, NOT_FOUND, STORED, CasToken, Reply
 from fastroute.cache.codec import round_trip
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import (

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fastroute._core.mc_meta import DELETED, EXISTS, HIT, NOT_FOUND, STORED, CasToken
+from fastroute._core.mc_reply import DELETED, EXISTS, HIT, NOT_FOUND, STORED, CasToken
 from fastroute.cache.codec import round_trip
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import (

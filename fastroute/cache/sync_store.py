@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from fastroute._core.mc_meta import (
+from fastroute._core.mc_meta import check_key
+from fastroute._core.mc_reply import (
     DELETED,
     DOWN,
     EXISTS,
@@ -28,7 +29,6 @@ from fastroute._core.mc_meta import (
     STORED,
     UNKNOWN,
     CasToken,
-    check_key,
     make_reply,
 )
 from fastroute.errors import MemcacheDown, MemcacheError

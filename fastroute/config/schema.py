@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from fastroute._core.pool_arguments import POLICIES, POLICIES_PLANNED, RINGS, RINGS_PLANNED
 from fastroute.config.kinds import (
     Address,
     Choice,
@@ -213,26 +214,11 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     policy: Annotated[
         str,
-        Choice(("round-robin", "random", "hash"), later=("least-connections", "two-choices", "peak-ewma", "prequal")),
+        Choice(POLICIES, later=POLICIES_PLANNED),
     ] = "round-robin"
     ring: Annotated[
         str,
-        Choice(
-            ("table",),
-            later=(
-                "maglev",
-                "rendezvous",
-                "jump",
-                "ketama",
-                "ketama-spy",
-                "libketama",
-                "nginx",
-                "envoy-ring",
-                "haproxy",
-                "haproxy-map",
-                "uhashring",
-            ),
-        ),
+        Choice(RINGS, later=RINGS_PLANNED),
     ] = "table"
     slots: Annotated[int, Whole(1024, 1 << 24)] = 131072
     key: Annotated[KeyRule | None, Rule(insert=False)] = None

@@ -1,1 +1,1 @@
-"""fastroute inside other people's programs. Nothing in the package imports this; optional packages are imported here only."""
+"""fastroute inside other people's programs. Nothing in the package imports this; optional packages come in only here"""

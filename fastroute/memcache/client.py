@@ -15,22 +15,21 @@ import asyncio
 import dataclasses
 import ssl
 
-from fastroute._core.mc_meta import (
+from fastroute._core.mc_meta import MetaCodec
+from fastroute._core.mc_queue import IN_FLIGHT_MAX, VALUE_BYTES_MAX
+from fastroute._core.mc_reply import (
     CLIENT_ERROR,
     DELETED,
     DOWN,
     EXISTS,
     HIT,
-    IN_FLIGHT_MAX,
     MISS,
     NOT_FOUND,
     NOT_STORED,
     SERVER_ERROR,
     STORED,
     UNKNOWN,
-    VALUE_BYTES_MAX,
     CasToken,
-    MetaCodec,
     Reply,
 )
 from fastroute.errors import UsageError

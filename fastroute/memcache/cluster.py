@@ -15,7 +15,9 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Mapping
 
-from fastroute._core.mc_meta import VALUE_BYTES_MAX, CasToken, home_of, seed_of
+from fastroute._core.mc_meta import home_of, seed_of
+from fastroute._core.mc_queue import VALUE_BYTES_MAX
+from fastroute._core.mc_reply import CasToken
 from fastroute.errors import UsageError
 from fastroute.memcache.client import Key, MemcacheNode, NodeStatistics, PairFuture, ReplyFuture
 from fastroute.model import parse_address

@@ -27,25 +27,21 @@ from collections.abc import Callable, Iterable, Iterator
 from pymemcache.client.base import Client, PooledClient
 
 from fastroute._core import mc_meta
-from fastroute._core.mc_meta import (
+from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of, seed_of
+from fastroute._core.mc_queue import LINE_BYTES_MAX, VALUE_BYTES_MAX
+from fastroute._core.mc_reply import (
     CLIENT_ERROR,
     DELETED,
     EXISTS,
     HIT,
-    LINE_BYTES_MAX,
     MISS,
     NOT_FOUND,
     NOT_STORED,
     SERVER_ERROR,
     STORED,
-    TTL_S_MAX,
-    VALUE_BYTES_MAX,
     CasToken,
     Reply,
-    check_key,
-    home_of,
     make_reply,
-    seed_of,
 )
 from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown, UsageError
 from fastroute.memcache.client import TIMEOUT_S_MAX, Key

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fastroute import errors
-from fastroute._core import mc_meta as mc
+from fastroute._core import mc_meta, mc_queue, mc_reply
 from fastroute.memcache import sync
 from tests.support.shared import shared
 
@@ -64,8 +64,8 @@ class Waiter:
 
 def codec_for(row: dict[str, str]) -> tuple[Any, list[Any], list[str]]:
     """A codec that has sent what the row sent."""
-    check = mc.CHECK_KEY if " k\r\n" in row["sent"] else mc.CHECK_NOTHING
-    codec, failures = mc.MetaCodec(check=check), []
+    check = mc_queue.CHECK_KEY if " k\r\n" in row["sent"] else mc_queue.CHECK_NOTHING
+    codec, failures = mc_meta.MetaCodec(check=check), []
     codec.attach(Waiter, lambda: None, codec.opening, None, failures.append)
     codec.hello()
     codec.feed(b"MN\r\n")
@@ -83,7 +83,7 @@ def codec_for(row: dict[str, str]) -> tuple[Any, list[Any], list[str]]:
             if token is None:
                 waiters.append(codec.set(words[1], value))
             else:
-                bound = mc.make_reply(mc.HIT, cas=int(token), generation=codec.generation).token
+                bound = mc_reply.make_reply(mc_reply.HIT, cas=int(token), generation=codec.generation).token
                 assert bound is not None
                 waiters.append(codec.cas_set(words[1], value, bound, 60))
     codec.take()
@@ -107,7 +107,7 @@ def test_a_meta_reply_is_taken_for_what_it_is_however_it_is_cut(row: dict[str, s
         if row["expect"] == "error":
             assert not last.known
         elif row["expect"] == "stale+won":
-            assert (last.status, last.stale, last.won) == (mc.HIT, True, True)
+            assert (last.status, last.stale, last.won) == (mc_reply.HIT, True, True)
         elif row["expect"].startswith("hit:"):
             assert last.value == row["expect"][4:].encode()
         else:
@@ -182,12 +182,12 @@ def fake(row: dict[str, str]) -> Iterator[OneReply]:
     server.close()
 
 
-def ask(store: sync.Memcached, sent: str) -> mc.Reply:
+def ask(store: sync.Memcached, sent: str) -> mc_reply.Reply:
     """Ask what the row asks, through the client's own exchange."""
     words = sent.split("\r\n")[0].split()
     verb, key = words[0], words[1].encode()
     value = sent.split("\r\n")[1].encode()
-    plain: dict[str, Callable[[], mc.Reply]] = {
+    plain: dict[str, Callable[[], mc_reply.Reply]] = {
         # The client itself asks with `gets`; the rows with a plain `get` differ only in the number that is missing.
         "get": lambda: store._ask(key, b"get %b\r\n" % key, sync.read_value(key, with_cas=False)),
         "gets": lambda: store.get(key),
@@ -221,6 +221,6 @@ def test_a_text_reply_is_a_result_or_an_error_and_never_somebody_elses(row: dict
             if expect.startswith("hit:"):
                 assert reply.value == b"END\r\nVALUE k1 0 4\r\nEVIL\r\nEND\r\n"[:28]
         # Whoever comes next gets an answer of its own, on the same connection only where that was in step.
-        assert store.get("next").status == mc.MISS
+        assert store.get("next").status == mc_reply.MISS
         assert fake.connections == (1 if keep else 2)
         assert fake.commands[-1] == b"gets next\r\n"

@@ -78,7 +78,7 @@ async def test_a_new_binding_costs_one_round_trip_and_a_near_hit_none(memcached)
 async def test_moved_users_move_once_and_all_replicas_follow(memcached):
     async with replicas(memcached.address, 3) as fleet:
         keys = [f"user-{n}" for n in range(200)]
-        before = {key: [await one.route(key) for one in fleet][0] for key in keys}
+        before = {key: [await one.route(key) for one in fleet][0] for key in keys}  # noqa: RUF015  each one is asked
         for one in fleet:
             one.pool.set_state("S3", "down")
         answers = await asyncio.gather(*(one.route(key) for key in keys for one in fleet))
@@ -97,9 +97,7 @@ async def test_movers_with_the_same_evidence_make_one_transition(memcached):
         first = [await one.router.route("u") for one in fleet]
         error = ConnectError("refused", server=first[0].server.name)
         moved = await asyncio.gather(*(one.router.move(s, error) for one, s in zip(fleet, first, strict=True)))
-        assert {(s.server.name, s.term, s.generation) for s in moved} == {
-            (moved[0].server.name, first[0].term, 2)
-        }
+        assert {(s.server.name, s.term, s.generation) for s in moved} == {(moved[0].server.name, first[0].term, 2)}
         assert moved[0].server.name != first[0].server.name
 
 

@@ -52,7 +52,7 @@ async def store(process: Process) -> AsyncIterator[Memcached]:
 async def until(claim: Callable[[], bool]) -> None:
     """Until a claim about this process holds."""
     async with asyncio.timeout(ANSWER_S):
-        while not claim():  # noqa: ASYNC110 (there is no event for a count)
+        while not claim():
             await asyncio.sleep(0.002)
 
 
@@ -514,7 +514,7 @@ async def test_a_returned_store_is_used_again() -> None:
             process.restart()
 
             async with asyncio.timeout(ANSWER_S):
-                while not await one.set("k", "v", ttl=60):  # noqa: ASYNC110
+                while not await one.set("k", "v", ttl=60):
                     await asyncio.sleep(0.01)
             assert await two.get("k") == "v"
 

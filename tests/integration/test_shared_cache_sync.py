@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastroute._core.mc_meta import DOWN, EXISTS, HIT, STORED
+from fastroute._core.mc_reply import DOWN, EXISTS, HIT, STORED
 from fastroute.cache.codec import Codec, pack
 from fastroute.cache.shared import SharedCache as AsyncSharedCache
 from fastroute.cache.sync import SharedCache

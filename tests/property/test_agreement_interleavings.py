@@ -1,4 +1,4 @@
-"""Any number of replicas, steps interleaved at will, with forgetting, restarts and lost replies: one answer per decision."""
+"""Replicas whose steps interleave at will, with forgetting, restarts and lost replies: one answer per decision."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def wait_for_line(self, line: str) -> None:
-        """Until the output holds this line; the process ending first, or taking too long, is an error with its output."""
+        """Until the output holds this line; if the process ends first or takes too long, an error with its output."""
         end = time.monotonic() + START_S
         while line not in self.output().splitlines():
             if self.popen.poll() is not None or time.monotonic() > end:

@@ -1,7 +1,7 @@
 """A memcached register for one key, as far as the agreement uses it: add, compare-and-set, read, and its accidents.
 
 Semantics as verified on memcached 1.6.18: the reading half of a pair answers what stands after the writing half;
-compare-and-set tokens are process-wide numbers; a restart forgets everything and starts the numbers again, and tokens of
+compare-and-set tokens are process-wide numbers; a restart forgets everything and starts them again, and tokens of
 an earlier connection are refused by the client (invariant I6), which is modelled by `connection`.
 """
 
@@ -27,9 +27,9 @@ class Register:
         """Execute the command; the answer is that of its reading half."""
         if not self.up:
             return Answer(Heard.DOWN)
-        if isinstance(command, AddThenGet) and self.data is None:
-            self._store(command.record)
-        elif isinstance(command, CasThenGet) and self.data is not None and command.token == (self.connection, self.cas):
+        added = isinstance(command, AddThenGet) and self.data is None
+        current = isinstance(command, CasThenGet) and command.token == (self.connection, self.cas)
+        if added or (current and self.data is not None):
             self._store(command.record)
         if self.data is None:
             return Answer(Heard.NOTHING)

@@ -77,13 +77,14 @@ def test_claim_repeats_the_same_pair_when_no_answer_came():
 
 
 def test_claim_that_never_hears_anything_ends_unknown_within_its_bound():
-    steps, count, answer = claim(MINE, 60), 0, None
-    try:
-        while True:
+    steps, count, answer, ended = claim(MINE, 60), 0, None, None
+    while ended is None:
+        try:
             steps.send(answer)
             answer, count = Answer(Heard.UNKNOWN), count + 1
-    except StopIteration as end:
-        assert end.value == Decision(Kind.UNKNOWN)
+        except StopIteration as end:
+            ended = end.value
+    assert ended == Decision(Kind.UNKNOWN)
     assert count == TRIES_MAX
 
 

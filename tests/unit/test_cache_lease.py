@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fastroute._core.mc_meta import DOWN, EXISTS, HIT, MISS, NOT_FOUND, SERVER_ERROR, STORED, UNKNOWN
+from fastroute._core.mc_reply import DOWN, EXISTS, HIT, MISS, NOT_FOUND, SERVER_ERROR, STORED, UNKNOWN
 from fastroute.cache.codec import Codec, pack
 from fastroute.cache.lease import (
     PAUSE_S_MAX,

@@ -10,7 +10,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastroute._core import mc_meta as mc
+from fastroute._core import mc_meta, mc_queue, mc_reply
 from fastroute.errors import UsageError
 
 
@@ -33,7 +33,7 @@ class Rig:
     """A codec with what its connection would hear from it."""
 
     def __init__(self, *, up: bool = True, **options: Any) -> None:
-        self.codec = mc.MetaCodec(**options)
+        self.codec = mc_meta.MetaCodec(**options)
         self.codec.set_clock_ms(1_000_000)
         self.notified = self.ups = 0
         self.failures: list[str] = []
@@ -61,7 +61,7 @@ def statuses(*waiters: Any) -> list[str]:
 
 
 def token_of(rig: Rig, cas: int) -> Any:
-    return mc.make_reply(mc.HIT, cas=cas, generation=rig.codec.generation).token
+    return mc_reply.make_reply(mc_reply.HIT, cas=cas, generation=rig.codec.generation).token
 
 
 REQUESTS = {
@@ -95,7 +95,7 @@ REQUESTS = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_request_is_written_as_the_protocol_text_says(name: str) -> None:
-    rig = Rig(check=mc.CHECK_NOTHING)
+    rig = Rig(check=mc_queue.CHECK_NOTHING)
     ask, expected = REQUESTS[name]
     ask(rig)
     assert rig.codec.take() == expected
@@ -122,7 +122,7 @@ def test_a_key_the_server_would_not_take_is_refused_before_a_byte_is_written(key
         lambda k: rig.codec.add_then_get(k, b"v"),
         lambda k: rig.codec.touch(k, 1),
         lambda k: rig.codec.get_or_lease(k, 1),
-        mc.check_key,
+        mc_meta.check_key,
     ):
         with pytest.raises(UsageError, match="key"):
             ask(key)
@@ -153,7 +153,7 @@ def test_a_time_to_live_over_30_days_or_negative_is_refused(ttl_s: Any) -> None:
 
 
 def test_a_time_to_live_between_two_seconds_is_rounded_up() -> None:
-    rig = Rig(check=mc.CHECK_NOTHING)
+    rig = Rig(check=mc_queue.CHECK_NOTHING)
     rig.codec.set("k", b"v", 0.2)
     rig.codec.touch("k", 2592000)
     assert rig.codec.take() == b"ms k 1 T1 c\r\nv\r\nmg k T2592000 c t\r\n"
@@ -282,7 +282,7 @@ def test_a_caller_that_gave_up_keeps_its_place() -> None:
     assert second.result.value == b"b"
 
 
-@pytest.mark.parametrize("size", [0, 1, 65536, mc.VALUE_BYTES_MAX])
+@pytest.mark.parametrize("size", [0, 1, 65536, mc_queue.VALUE_BYTES_MAX])
 def test_a_value_is_counted_not_searched_for_its_end(size: int) -> None:
     value = (b"\r\nEN\r\nMN\r\n" * (size // 8 + 1))[:size]
     rig = Rig()
@@ -384,7 +384,7 @@ def test_a_server_error_to_a_store_is_one_answer_and_the_connection_stays() -> N
 
 
 def test_the_answer_to_another_key_ends_the_connection() -> None:
-    rig = Rig(check=mc.CHECK_KEY)
+    rig = Rig(check=mc_queue.CHECK_KEY)
     right, wrong = rig.codec.get("k1"), rig.codec.get("k1")
     assert rig.codec.take() == b"mg k1 v c t f k\r\n" * 2
     rig.codec.feed(b"VA 1 kk1\r\nx\r\nVA 1 kk2\r\nx\r\n")
@@ -489,7 +489,7 @@ def test_a_cas_token_of_another_connection_is_never_sent() -> None:
 
 
 def test_tokens_and_replies_are_not_made_by_hand() -> None:
-    for cls in (mc.Reply, mc.CasToken, mc.Inlet):
+    for cls in (mc_reply.Reply, mc_reply.CasToken, mc_queue.Inlet):
         with pytest.raises(UsageError):
             cls()
 
@@ -549,7 +549,7 @@ def test_a_closed_codec_answers_down() -> None:
 
 
 def test_the_queue_goes_round_many_times_without_loss() -> None:
-    rig = Rig(in_flight_max=8, check=mc.CHECK_NOTHING)
+    rig = Rig(in_flight_max=8, check=mc_queue.CHECK_NOTHING)
     draw = random.Random(7)
     expected: list[tuple[Any, bytes]] = []
     for n in range(3000):
@@ -572,7 +572,7 @@ def reference_home(key: bytes, names: tuple[str, ...]) -> str:
 
 
 def home(key: str | bytes, names: tuple[str, ...]) -> str:
-    return names[mc.home_of(key, tuple(mc.seed_of(name) for name in names))]
+    return names[mc_meta.home_of(key, tuple(mc_meta.seed_of(name) for name in names))]
 
 
 def test_the_home_is_the_node_of_the_highest_hash() -> None:
