@@ -150,6 +150,26 @@ cdef class Router:
         if self.view is not None:
             await self.affinity.unbind(self.view, _as_bytes(key))
 
+    def explain(self, key):
+        """Where the key would go now, and why: a fastroute.routing.explain.Explanation. Nothing is counted or changed.
+
+        Raises:
+            UsageError: as route_nowait does.
+        """
+        return self._explained(key, None)
+
+    async def explain_stored(self, key, timeout_s=0.25):
+        """explain(), with what the store says of the key: it is asked once, and at most timeout_s waited for."""
+        said = None
+        if self.view is not None and key and hasattr(self.affinity, "look"):
+            said = await self.affinity.look(self.view, _as_bytes(key), timeout_s)
+        return self._explained(key, said)
+
+    def _explained(self, key, said):
+        from fastroute.routing.explain import explain  # above the core; the control plane alone asks
+        return explain(self.pool, self.view, key, stored=getattr(self.affinity, "store", None) is not None,
+                       near_ttl_s=getattr(self.affinity, "near_ttl_s", 0.0), store=said)
+
     def touch_soon(self, key):
         """Slide the key's expiry in the store, some time soon; never waits."""
         if self.view is not None:

@@ -19,12 +19,14 @@ from fastroute._core.zone import Zone
 from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, Heard, Lookup
 from fastroute.affinity.base import AffinityBase
 from fastroute.affinity.binding import Bound, Hint
+from fastroute.affinity.look import look
 from fastroute.affinity.record import Record, new_term
 from fastroute.clock import SYSTEM, Clock
 from fastroute.memcache.client import DOWN, HIT, MISS
 
 if TYPE_CHECKING:
     from fastroute.memcache.cluster import Memcached
+    from fastroute.routing.explain import StoreAnswer
 
 __all__ = ["Affinity"]
 
@@ -144,6 +146,10 @@ class Affinity(AffinityBase):
             reply = await self.store.get(name)
             if reply.status == HIT:
                 await self.store.delete(name, reply.token)
+
+    async def look(self, view: AffinityView, key: bytes, timeout_s: float) -> StoreAnswer | None:
+        """What the store says of the key, for explanations; see fastroute.affinity.look."""
+        return await look(self.store, self._name(view, view.fingerprint(key)), view.pool, timeout_s)
 
     def touch_soon(self, view: AffinityView, key: bytes) -> None:
         """Give the record its full lifetime in the store, in the background; never waits."""

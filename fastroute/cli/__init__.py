@@ -165,3 +165,47 @@ def demo(requests: int | None, ports: str, servers: int, users: int, no_memcache
             as_json=as_json,
         )
     )
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@main.command()
+@_config_option
+@click.option("--pool", "pool_name", required=True, metavar="P", help="The pool.")
+@click.option(
+    "--key", required=True, metavar="K", help="The key as the rule finds it; for insert also the whole cookie."
+)
+@_json_option
+def explain(path: str, pool_name: str, key: str, as_json: bool) -> None:
+    """Say where a key goes and why: the pick, what decided, and why each other server was passed over.
+
+    Reads the configuration, a copy of this machine's zone if there is one, and asks the store once. Changes nothing.
+    States that only a running replica knows (draining, down) are those of the file: all servers ready.
+    """
+    from fastroute.cli.reports import run_explain
+
+    click.echo(run_explain(path, pool_name, key, as_json))
+
+
+@main.command()
+@_config_option
+@click.option("--to", "new_path", required=True, metavar="FILE2", help="The configuration after the change.")
+@_json_option
+def preview(path: str, new_path: str, as_json: bool) -> None:
+    """Say what a changed configuration would move: share of keys, from whom to whom, and which live bindings.
+
+    Live bindings are counted in a copy of this machine's zone, if there is one.
+    """
+    from fastroute.cli.reports import run_preview
+
+    click.echo(run_preview(path, new_path, as_json))
+
+
+@main.command()
+@_json_option
+def bench(as_json: bool) -> None:
+    """Measure selection, batches and table builds on this machine, beside other packages that are installed."""
+    from fastroute.cli.speed import run_bench
+
+    run_bench(as_json)

@@ -90,8 +90,10 @@ def test_wrong_usage_is_status_2(arguments, says):
 
 def test_commands_of_later_versions_are_not_listed():
     listed = run("--help").stdout
-    assert all(f"\n  {name} " in listed for name in ("serve", "check", "demo", "version"))
-    assert not any(f"\n  {name} " in listed for name in ("ctl", "explain", "preview"))
+    assert all(
+        f"\n  {name} " in listed for name in ("serve", "check", "demo", "explain", "preview", "bench", "version")
+    )
+    assert "\n  ctl " not in listed
 
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -120,3 +122,28 @@ def test_serve_with_wrong_arguments_is_one_line_and_status_2(file, arguments, sa
     assert result.returncode == 2
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_bench_prints_every_figure_beside_the_yardstick_as_json(monkeypatch):
+    from fastroute.cli import speed
+
+    monkeypatch.setattr(speed, "SERVER_COUNTS", (2, 10))
+    monkeypatch.setattr(speed, "BUILDS", ((10, 1024),))
+    monkeypatch.setattr(speed.run_bench, "__defaults__", (0.0,))
+    plain = json.loads(run("bench", "--json").stdout)
+    names = [figure["name"] for figure in plain["figures"]]
+    assert names[0] == "len(str), the yardstick"
+    assert {figure["group"] for figure in plain["figures"]} == {"select", "policies", "batch", "peers", "build"}
+    assert all(figure["ns"] > 0 for figure in plain["figures"] if figure["ns"] is not None)
+
+
+def test_bench_says_which_peer_is_not_installed(monkeypatch):
+    from fastroute.cli import speed
+
+    def absent(name: str):
+        raise ImportError(name)
+
+    monkeypatch.setattr(speed.importlib, "import_module", absent)
+    found = list(speed._peers(lambda *_: pytest.fail("nothing to measure")))
+    assert [figure.ns for figure in found] == [None] * 4
+    assert all("not installed" in figure.name for figure in found)
