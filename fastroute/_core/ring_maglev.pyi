@@ -1,0 +1,20 @@
+from collections.abc import Iterable
+
+from fastroute._core.ring import Ring
+
+TABLE_SIZE: int
+TABLE_SIZE_MAX: int
+
+class MaglevRing(Ring):
+    @property
+    def table_size(self) -> int: ...
+    def __init__(
+        self,
+        keys: Iterable[str | bytes],
+        weights: Iterable[int],
+        slots: Iterable[int] | None = None,
+        *,
+        table_size: int = 65537,
+        seed: int = 0,
+    ) -> None: ...
+    def table(self) -> list[int]: ...

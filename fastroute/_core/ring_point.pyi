@@ -1,0 +1,9 @@
+from fastroute._core.ring import Ring
+
+POINTS_MAX: int
+
+class PointRing(Ring):
+    @property
+    def point_count(self) -> int: ...
+    def points(self) -> list[tuple[int, int]]: ...
+    def point_at(self, hash: int) -> int: ...
