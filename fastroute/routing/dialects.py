@@ -8,7 +8,8 @@ A server's `hash_key`, where it has one, replaces the text; for the haproxy ring
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fastroute._core.ring import Ring
@@ -49,7 +50,7 @@ class Dialect(NamedTuple):
     keys: Callable[[Sequence[Server]], list[Any]]
     make: Callable[..., Ring]
     options: tuple[str, ...] = ()
-    fixed: dict[str, Any] = {}
+    fixed: Mapping[str, Any] = MappingProxyType({})
     seeded: bool = False
     declared_order: bool = False
     rebuilds: bool = False
