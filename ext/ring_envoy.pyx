@@ -11,14 +11,11 @@ from libc.string cimport memcpy
 
 from fastroute._core.hashes cimport fr_xxh64
 from fastroute._core.ring cimport fr_ring_row, ring_row_array, ring_rows
+from fastroute._core.ring_hashes cimport FR_MURMUR2_STD_SEED, fr_murmur64a
 from fastroute._core.ring_point cimport FR_POINTS_KEEP_ALL, PointRing, fr_point, fr_text_number
 
 from fastroute.errors import UsageError
 
-
-cdef extern from "fr_hash_murmur.h" nogil:
-    uint64_t FR_MURMUR2_STD_SEED
-    uint64_t fr_murmur64a(const void *data, size_t size, uint64_t seed) noexcept
 
 cdef extern from *:
     """

@@ -12,20 +12,11 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastroute._core.base cimport FR_NO_SLOT
 from fastroute._core.ring cimport fr_walk, fr_walk_offer, ring_rows
+from fastroute._core.ring_hashes cimport fr_avalanche, fr_crc32, fr_crc32_prepare, fr_djb2, fr_sdbm, fr_wt6
 from fastroute._core.ring_point cimport FR_POINTS_KEEP_ALL, PointRing, fr_point, fr_points_at, fr_points_walk
 
 from fastroute.errors import UsageError
 
-
-cdef extern from "fr_hash_jenkins.h" nogil:
-    uint32_t fr_sdbm(const void *data, size_t size) noexcept
-    uint32_t fr_djb2(const void *data, size_t size) noexcept
-    uint32_t fr_wt6(const void *data, size_t size) noexcept
-    uint32_t fr_avalanche(uint32_t a) noexcept
-
-cdef extern from "fr_hash_crc32.h" nogil:
-    void fr_crc32_prepare() noexcept
-    uint32_t fr_crc32(const void *data, size_t size) noexcept
 
 fr_crc32_prepare()
 

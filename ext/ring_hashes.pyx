@@ -2,33 +2,17 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from fastroute._core.ring_hashes cimport (
+    fr_avalanche, fr_crc32, fr_crc32_prepare, fr_djb2, fr_fnv1a_32, fr_fnv1a_64, fr_md5, fr_murmur64a,
+    fr_one_at_a_time, fr_sdbm, fr_wt6,
+)
+
 from fastroute.errors import UsageError
 
 
 cdef extern from "fr_key.h":
     enum: FR_KEY_OK
     int fr_key_bytes(object key, const uint8_t **data, Py_ssize_t *size) noexcept
-
-cdef extern from "fr_hash_md5.h" nogil:
-    void fr_md5(const void *data, size_t size, uint32_t *digest) noexcept
-
-cdef extern from "fr_hash_crc32.h" nogil:
-    void fr_crc32_prepare() noexcept
-    uint32_t fr_crc32(const void *data, size_t size) noexcept
-
-cdef extern from "fr_hash_murmur.h" nogil:
-    uint64_t fr_murmur64a(const void *data, size_t size, uint64_t seed) noexcept
-
-cdef extern from "fr_hash_fnv.h" nogil:
-    uint32_t fr_fnv1a_32(const void *data, size_t size) noexcept
-    uint64_t fr_fnv1a_64(const void *data, size_t size) noexcept
-
-cdef extern from "fr_hash_jenkins.h" nogil:
-    uint32_t fr_sdbm(const void *data, size_t size) noexcept
-    uint32_t fr_djb2(const void *data, size_t size) noexcept
-    uint32_t fr_wt6(const void *data, size_t size) noexcept
-    uint32_t fr_one_at_a_time(const void *data, size_t size) noexcept
-    uint32_t fr_avalanche(uint32_t a) noexcept
 
 fr_crc32_prepare()
 

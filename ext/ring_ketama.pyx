@@ -15,19 +15,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from fastroute._core.ring cimport fr_ring_row, ring_row_array, ring_rows
+from fastroute._core.ring_hashes cimport fr_fnv1a_32, fr_md5, fr_one_at_a_time
 from fastroute._core.ring_point cimport FR_POINTS_KEEP_ALL, PointRing, fr_point, fr_text_number
 
 from fastroute.errors import UsageError
 
-
-cdef extern from "fr_hash_md5.h" nogil:
-    void fr_md5(const void *data, size_t size, uint32_t *digest) noexcept
-
-cdef extern from "fr_hash_jenkins.h" nogil:
-    uint32_t fr_one_at_a_time(const void *data, size_t size) noexcept
-
-cdef extern from "fr_hash_fnv.h" nogil:
-    uint32_t fr_fnv1a_32(const void *data, size_t size) noexcept
 
 cdef extern from *:
     """

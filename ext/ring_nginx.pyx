@@ -8,13 +8,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from fastroute._core.ring cimport fr_ring_row, ring_row_array, ring_rows
+from fastroute._core.ring_hashes cimport fr_crc32, fr_crc32_more, fr_crc32_prepare
 from fastroute._core.ring_point cimport FR_POINTS_KEEP_FIRST, PointRing, fr_point
 
-
-cdef extern from "fr_hash_crc32.h" nogil:
-    void fr_crc32_prepare() noexcept
-    uint32_t fr_crc32_more(uint32_t state, const void *data, size_t size) noexcept
-    uint32_t fr_crc32(const void *data, size_t size) noexcept
 
 cdef enum:
     POINTS_EACH = 160
@@ -58,7 +54,8 @@ cdef class NginxRing(PointRing):
     Notes: the servers are taken in the order of their text, whatever the order of the lists: of equal points the first by
         text stays (as in Pingora; nginx leaves that to qsort, so that there it is either). nginx with an empty key uses
         round robin, which is the pool's to do. candidates() walks as nginx does when servers are out: on to the next
-        point of another one, without building anew; nginx gives up after as many tries as there are points.
+        points, without building anew. Older nginx (1.22) turns to round robin after 20 points in a row that are out, newer
+        ones go once round; so does this.
     Source: nginx 1.22 src/http/modules/ngx_http_upstream_hash_module.c; Pingora pingora-ketama.
     """
 

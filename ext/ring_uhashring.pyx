@@ -13,15 +13,13 @@ from libc.string cimport memcpy
 
 from fastroute._core.base cimport FR_NO_SLOT
 from fastroute._core.ring cimport fr_ring_row, fr_walk, ring_row_array, ring_rows
+from fastroute._core.ring_hashes cimport fr_md5
 from fastroute._core.ring_point cimport (
     FR_POINTS_KEEP_LAST, PointRing, fr_point, fr_points_at, fr_points_walk, fr_text_number,
 )
 
 from fastroute.errors import UsageError
 
-
-cdef extern from "fr_hash_md5.h" nogil:
-    void fr_md5(const void *data, size_t size, uint32_t *digest) noexcept
 
 cdef extern from *:
     uint32_t __builtin_bswap32(uint32_t x) noexcept nogil
