@@ -2,7 +2,8 @@
  *
  *   fr_sdbm, fr_djb2, fr_wt6   HAProxy's functions of a key (configuration manual 2.6, "hash-type")
  *   fr_avalanche               Bob Jenkins' six-shift avalanche times 3221225473: HAProxy's full_hash
- *   fr_one_at_a_time           Bob Jenkins' one-at-a-time, libmemcached's default ("Hash functions", Dr. Dobb's, 1997)
+ *   fr_one_at_a_time           Bob Jenkins' one-at-a-time, libmemcached's default ("Hash functions", Dr. Dobb's, 1997),
+ *                              with libmemcached's bytes: above 127 they are negative, as char is on x86-64
  *
  * Checked against the products in tests/conformance/.
  */
@@ -62,10 +63,10 @@ static inline uint32_t fr_avalanche(uint32_t a)
 
 static inline uint32_t fr_one_at_a_time(const void *data, size_t size)
 {
-    const uint8_t *p = (const uint8_t *)data;
+    const int8_t *p = (const int8_t *)data;
     uint32_t h = 0;
     for (; size; size--) {
-        h += *p++;
+        h += (uint32_t)*p++;
         h += h << 10;
         h ^= h >> 6;
     }

@@ -15,7 +15,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from fastroute._core.ring cimport fr_ring_row, ring_row_array, ring_rows
-from fastroute._core.ring_hashes cimport fr_fnv1a_32, fr_md5, fr_one_at_a_time
+from fastroute._core.ring_hashes cimport fr_fnv1a_32_signed, fr_md5, fr_one_at_a_time
 from fastroute._core.ring_point cimport FR_POINTS_KEEP_ALL, PointRing, fr_point, fr_text_number
 
 from fastroute.errors import UsageError
@@ -67,8 +67,9 @@ cdef class KetamaRing(PointRing):
         rule: "libmemcached" or "libketama": how weights become counts of points.
         weighted: True or False, or None: weighted when a weight is above 1 (libmemcached's own rule). libketama is
             always weighted.
-        hash: "md5" (MEMCACHED_HASH_MD5, what MEMCACHED_BEHAVIOR_KETAMA sets), "default" (one-at-a-time) or "fnv1a_32":
-            of keys, and of points without weights.
+        hash: "md5" (MEMCACHED_HASH_MD5, what MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED sets), "default" (one-at-a-time, what a
+            client has that sets no hash) or "fnv1a_32": of keys, and of points without weights. The last two take bytes
+            above 127 as negative numbers, as libmemcached does where char is signed (x86).
 
     Raises:
         UsageError: an argument outside these ranges.
@@ -147,7 +148,7 @@ cdef class KetamaRing(PointRing):
         if self._function == FUNCTION_ONE_AT_A_TIME:
             return fr_one_at_a_time(key, size)
         if self._function == FUNCTION_FNV1A_32:
-            return fr_fnv1a_32(key, size)
+            return fr_fnv1a_32_signed(key, size)
         fr_md5(key, size, digest)
         return digest[0]
 

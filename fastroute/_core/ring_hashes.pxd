@@ -15,6 +15,7 @@ cdef extern from "fr_hash_murmur.h" nogil:
 
 cdef extern from "fr_hash_fnv.h" nogil:
     uint32_t fr_fnv1a_32(const void *data, size_t size) noexcept
+    uint32_t fr_fnv1a_32_signed(const void *data, size_t size) noexcept
     uint64_t fr_fnv1a_64(const void *data, size_t size) noexcept
 
 cdef extern from "fr_hash_jenkins.h" nogil:

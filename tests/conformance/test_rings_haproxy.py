@@ -45,7 +45,9 @@ def _backend(name: str, kind: str, rows: list[str], more: str = "") -> str:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     assert HAPROXY is not None
     folder: pathlib.Path = tmp_path_factory.mktemp("haproxy")
-    with Upstreams([(f"127.0.0.{i}", 0) for i in range(2, 6)] + [("::1" if has_ipv6() else "127.0.0.6", 0)]) as upstreams:
+    with Upstreams(
+        [(f"127.0.0.{i}", 0) for i in range(2, 6)] + [("::1" if has_ipv6() else "127.0.0.6", 0)]
+    ) as upstreams:
         names = upstreams.names
         closed = f"127.0.0.1:{free_port()}"
         rows = [name.replace("[", "ipv6@[") if name[0] == "[" else name for name in names]
@@ -56,13 +58,19 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             _backend("weighted", consistent, weighted),
             _backend("ids", consistent, [f"{row} id {i * 1000 + 7}" for i, row in enumerate(rows)]),
             _backend("someids", consistent, [f"{row} {'id 2' if i == 0 else ''}" for i, row in enumerate(rows)]),
-            _backend("down", consistent, [f"{row} {'disabled' if i in (1, 4) else ''}" for i, row in enumerate(weighted)]),
+            _backend(
+                "down", consistent, [f"{row} {'disabled' if i in (1, 4) else ''}" for i, row in enumerate(weighted)]
+            ),
             _backend("removed", consistent, weighted[:1] + weighted[2:]),
             _backend("redispatch", consistent, [closed, *rows], "retries 1\n  option redispatch 1"),
             _backend("map", mapped, rows),
             _backend("map-weighted", mapped, weighted),
-            _backend("map-divisor", mapped, [f"{row} weight {w}" for row, w in zip(rows, (20, 40, 60, 20, 100), strict=True)]),
-            _backend("map-down", mapped, [f"{row} {'disabled' if i in (1, 4) else ''}" for i, row in enumerate(weighted)]),
+            _backend(
+                "map-divisor", mapped, [f"{row} weight {w}" for row, w in zip(rows, (20, 40, 60, 20, 100), strict=True)]
+            ),
+            _backend(
+                "map-down", mapped, [f"{row} {'disabled' if i in (1, 4) else ''}" for i, row in enumerate(weighted)]
+            ),
             *[_backend(name, kind, weighted) for name, (kind, _, _) in HASHES.items()],
         ]
         port = free_port()

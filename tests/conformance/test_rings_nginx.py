@@ -27,7 +27,9 @@ class Bench:
 
 
 def _block(name: str, rows: list[str]) -> str:
-    return f"upstream {name} {{ hash $http_x_key consistent; {' '.join(f'server {row};' for row in rows)} keepalive 32; }}"
+    return (
+        f"upstream {name} {{ hash $http_x_key consistent; {' '.join(f'server {row};' for row in rows)} keepalive 32; }}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         blocks = {
             "equal": [f"{name} max_fails=0" for name in plain],
             "weighted": [f"{name} max_fails=0 weight={w}" for name, w in zip(plain, WEIGHTS, strict=True)],
-            "down": [f"{name} weight={w} {'down' if w in (2, 7) else 'max_fails=0'}" for name, w in zip(plain, WEIGHTS, strict=True)],
+            "down": [
+                f"{name} weight={w} {'down' if w in (2, 7) else 'max_fails=0'}"
+                for name, w in zip(plain, WEIGHTS, strict=True)
+            ],
             "removed": [f"{name} max_fails=0" for name in plain if name != plain[2]],
             "mixed": [f"{name} max_fails=0" for name in mixed],
             "reversed": [f"{name} max_fails=0" for name in plain[::-1]],
