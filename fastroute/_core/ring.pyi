@@ -1,7 +1,10 @@
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
 NO_SLOT: int
 
+@disjoint_base
 class Ring:
     @property
     def server_count(self) -> int: ...

@@ -1,5 +1,7 @@
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
 from fastroute._core.ring import Ring
 from fastroute._core.ring_point import PointRing
 
@@ -7,6 +9,7 @@ FUNCTIONS: tuple[str, ...]
 WEIGHT_MAX: int
 ID_MAX: int
 
+@disjoint_base
 class HaproxyRing(PointRing):
     def __init__(
         self,
@@ -18,6 +21,7 @@ class HaproxyRing(PointRing):
         avalanche: bool | None = None,
     ) -> None: ...
 
+@disjoint_base
 class HaproxyMap(Ring):
     @property
     def size(self) -> int: ...

@@ -1,9 +1,12 @@
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
 from fastroute._core.ring import Ring
 
 BUCKETS_MAX: int
 
+@disjoint_base
 class JumpRing(Ring):
     @property
     def bucket_count(self) -> int: ...

@@ -1,10 +1,13 @@
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
 from fastroute._core.ring_point import PointRing
 
 HASHES: tuple[str, ...]
 UNWEIGHTED_POINTS: int
 
+@disjoint_base
 class KetamaRing(PointRing):
     @property
     def weighted(self) -> bool: ...

@@ -1,10 +1,13 @@
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
 from fastroute._core.ring import Ring
 
 TABLE_SIZE: int
 TABLE_SIZE_MAX: int
 
+@disjoint_base
 class MaglevRing(Ring):
     @property
     def table_size(self) -> int: ...

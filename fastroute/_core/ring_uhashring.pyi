@@ -1,10 +1,13 @@
 from collections.abc import Iterable
 
+from typing_extensions import disjoint_base
+
 from fastroute._core.ring_point import PointRing
 
 VNODES: dict[str, int]
 VNODES_MAX: int
 
+@disjoint_base
 class UhashringRing(PointRing):
     def __init__(
         self,

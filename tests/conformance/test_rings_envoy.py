@@ -71,14 +71,15 @@ def _config(port: int, clusters: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for cluster in clusters
     ]
+    types = "type.googleapis.com/envoy.extensions.filters"
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"{types}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "web",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         "http_filters": [
             {
                 "name": "envoy.filters.http.router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                "typed_config": {"@type": f"{types}.http.router.v3.Router"},
             }
         ],
     }
