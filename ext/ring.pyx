@@ -47,7 +47,7 @@ cdef class Ring:
     Notes: all calls are safe from any number of threads; the methods of this class allocate nothing but their result.
     """
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise UsageError("Ring is what the rings have in common; build one of the dialects")
 
     cdef uint64_t hash_key(self, const uint8_t *key, size_t size) noexcept nogil:
