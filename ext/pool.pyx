@@ -1,7 +1,8 @@
 """pool: a named set of servers with one policy: who takes the next request.
 
 Not here: stickiness (router, affinity), health (it calls set_state), I/O. The parts: server_table (slots, states,
-counters), ring_table (`hash`, and the fallback of every policy), fr_policy_*.h (one policy each).
+counters), ring_table (`hash`, and the fallback of every policy), ring_*.pyx (`hash` by another product's ring),
+fr_policy_*.h (one policy each).
 
 Rules. The control plane (update, set_state, set_weight) computes everything anew from (servers, states) in `_swap`, under
 the pool's lock, and puts it in force at the end in one stretch that no other holder of the GIL can see half done; what
@@ -24,11 +25,12 @@ from libc.stdlib cimport free, malloc
 
 from fastroute._core.base cimport FR_NO_SLOT, FR_READY, fr_mulhi64
 from fastroute._core.hashes cimport fr_xxh64
+from fastroute._core.ring cimport Ring
 from fastroute._core.ring_table cimport TableRing, overlay_of, ring_of
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable, fr_counters_begin, fr_counters_end, fr_precise_ns
 
-from fastroute._core import pool_arguments as _arguments
+from fastroute._core import dialects as _dialects, pool_arguments as _arguments
 from fastroute._core.ring_table import CELLS_MAX as _CELLS_MAX, CELLS_MIN as _CELLS_MIN
 from fastroute.errors import NoServerAvailable, UsageError
 from fastroute.model import STATES as _STATES, check_name, check_weight
@@ -62,6 +64,7 @@ cdef enum:
     POLICY_ROUND_ROBIN = 0
     POLICY_RANDOM = 1
     POLICY_HASH = 2
+    POLICY_DIALECT = -1     # `hash` with another ring than `table`
 
 PoolStatistics = namedtuple("PoolStatistics", "name policy ring ready_count servers")
 PoolStatistics.__doc__ = "A moment's copy of a pool: `servers` holds a ServerStatistics each, in the order of the names."
@@ -80,7 +83,9 @@ cdef class Pool:
         name: 1-64 characters of A-Za-z0-9._:-
         servers: Server objects, names all different, in any order; may be empty.
         policy: "round-robin" (nginx's smooth weighted sequence), "random", "hash".
-        ring: "table"; what `hash` picks from. Other policies use it as the deterministic fallback alone.
+        ring: what `hash` picks from: "table" or a dialect (fastroute.routing.dialects). Other policies, and every pool
+            while the store is away, use the table as the deterministic fallback, whatever is said here.
+        ring_options: a mapping with options of the dialect, such as {"table_size": 5003} for maglev.
         slots: cells of the table ring, 16..2**24; fixed for the pool, alike on every replica.
         max_load: None or 0 (bounded load is planned).
         seed: of the keys' hash, and of `random` (0: seeded by the system), 0..2**64-1.
@@ -97,33 +102,39 @@ cdef class Pool:
         self._cursor = &self._own_cursor
 
     def __init__(self, name, servers, *, policy="round-robin", ring="table", slots=131072, max_load=None, seed=0,
-                 zone=None, fleet="fr"):
+                 zone=None, fleet="fr", ring_options=None):
         cdef size_t address
         if self._table is not None:
             raise UsageError("a Pool is set up once; use update()")
         check_name("pool", name)
         check_name("fleet", fleet)
         _arguments.check_choice("policy", policy, _arguments.POLICIES, _arguments.POLICIES_PLANNED)
-        _arguments.check_choice("ring", ring, _arguments.RINGS, _arguments.RINGS_PLANNED)
+        _arguments.check_choice("ring", ring, _arguments.RINGS)
+        if ring == "table" and ring_options:
+            raise UsageError("ring_options: the table ring has none; its size is `slots`")
+        self._ring_options = {} if ring == "table" or ring_options is None else _dialects.check_options(ring, ring_options)
         if not isinstance(slots, int) or isinstance(slots, bool) or not _CELLS_MIN <= slots <= _CELLS_MAX:
             raise UsageError(f"slots {slots!r}: accepted are whole numbers from {_CELLS_MIN} to {_CELLS_MAX}")
         if max_load is not None and (isinstance(max_load, bool) or not isinstance(max_load, (int, float)) or max_load != 0):
             raise UsageError(f"max_load {max_load!r}: bounded load is planned, not built yet; accepted are None and 0")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
             raise UsageError(f"seed {seed!r}: accepted are whole numbers from 0 to 2**64-1")
-        rows = _arguments.check_servers(servers)
+        declared = _arguments.in_order(servers)
+        rows = _arguments.check_servers(declared)
         if zone is not None:
             address = zone.cursor_address(fleet, name)
             self._cursor = <uint64_t *>address
         self.name, self.fleet, self.policy, self.ring, self._zone = name, fleet, policy, ring, zone
         self.slots, self._seed = slots, seed
         self._policy = _arguments.POLICIES.index(policy)
+        if self._policy == POLICY_HASH and ring != "table":
+            self._policy = POLICY_DIALECT
         fr_xoshiro_seed(&self._xoshiro, seed if seed else int.from_bytes(os.urandom(8), "little"))
         self._lock = threading.RLock()
         self._servers, self._states = (), {}
         self._table = ServerTable()
         with self._lock:
-            self._swap(rows, {server.name: FR_READY for server in rows}, self._policy == POLICY_HASH)
+            self._swap(rows, {server.name: FR_READY for server in rows}, self._policy == POLICY_HASH, _names_of(declared))
 
     def __dealloc__(self):
         fr_round_robin_free(&self._round_robin)
@@ -167,6 +178,8 @@ cdef class Pool:
         return self.pick(data, size)
 
     cdef int pick(self, const uint8_t *key, Py_ssize_t size) noexcept:
+        if self._policy == POLICY_DIALECT and size > 0:
+            return self._pick_dialect(self._dialect.hash_key(key, <size_t>size), NULL, 0)
         if self._policy == POLICY_HASH and size > 0:
             return self._pick_hash(fr_xxh64(key, <size_t>size, self._seed))
         if self._round_robin.count == 0:
@@ -183,6 +196,17 @@ cdef class Pool:
         if self._unbound[slot]:
             return slot
         return self._pick_ranked(hash, NULL, 0)
+
+    cdef int _pick_dialect(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
+        # The ring's pick; when it is out or tried, the next eligible one in the product's walking order.
+        cdef uint16_t slot
+        if self._round_robin.count == 0:
+            return -1
+        if tried_count == 0:
+            slot = self._dialect.slot_of(hash)
+            if slot != FR_NO_SLOT and self._unbound[slot]:
+                return slot
+        return slot if self._dialect.walk(hash, self._unbound, tried, tried_count, &slot, 1) else -1
 
     cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
         # First eligible choice that was not tried: the cell's three, the overlay's three, then by score.
@@ -210,6 +234,8 @@ cdef class Pool:
     cdef int pick_other(self, const uint8_t *key, Py_ssize_t size, const uint16_t *tried, int tried_count) noexcept:
         cdef uint32_t ahead
         cdef int k, slot
+        if self._policy == POLICY_DIALECT and size > 0:
+            return self._pick_dialect(self._dialect.hash_key(key, <size_t>size), tried, tried_count)
         if self._policy == POLICY_HASH and size > 0:
             return self._pick_ranked(fr_xxh64(key, <size_t>size, self._seed), tried, tried_count)
         slot = self.pick(key, size)
@@ -289,7 +315,8 @@ cdef class Pool:
         return made
 
     def hash(self, key):
-        """The 64 bits that `hash` routes by: XXH64 of the key with the pool's seed; None hashes as the empty key.
+        """The 64 bits that `hash` routes by: XXH64 of the key with the pool's seed; a dialect's own hash, where it has
+        one, of 32 or 64 bits. None hashes as the empty key.
 
         Raises:
             UsageError: as select() does.
@@ -299,10 +326,12 @@ cdef class Pool:
         cdef int verdict = fr_key_bytes(key, &data, &size)
         if verdict > FR_KEY_NONE:
             raise _bad_key(key, verdict)
+        if self._policy == POLICY_DIALECT:
+            return self._dialect.hash_key(data, <size_t>size)
         return fr_xxh64(data, <size_t>size, self._seed)
 
     def slots_of(self, hashes, out):
-        """Slots of many hashes by the ring, whatever the policy: out[i] for hashes[i]; 65535 where no server is eligible.
+        """Slots of many hashes by the ring, whatever the policy (`hash`: the pool's; else `table`): out[i] for hashes[i]; 65535 where no server is eligible.
 
         Args:
             hashes: buffer of uint64 (array 'Q', numpy uint64), contiguous.
@@ -317,7 +346,8 @@ cdef class Pool:
         cdef uint16_t slot
         cdef Py_ssize_t i, count
         cdef int found
-        self.prepare_fallback()
+        if self._policy != POLICY_DIALECT:
+            self.prepare_fallback()
         _get_buffer(hashes, &source, "hashes", b"QL", 8, 0)
         try:
             _get_buffer(out, &target, "out", b"H", 2, PyBUF_WRITABLE)
@@ -327,6 +357,10 @@ cdef class Pool:
                     raise UsageError(f"out holds {target.len // 2} slots, hashes {count}; both need the same length")
                 from_, to = <const uint64_t *>source.buf, <uint16_t *>target.buf
                 for i in range(count):
+                    if self._policy == POLICY_DIALECT:
+                        found = self._pick_dialect(from_[i], NULL, 0)
+                        to[i] = FR_NO_SLOT if found < 0 else <uint16_t>found
+                        continue
                     if self._first != NULL:
                         slot = self._first[fr_mulhi64(from_[i], self._cells)]
                         if self._unbound[slot]:
@@ -368,7 +402,9 @@ cdef class Pool:
             raise _bad_key(key, verdict)
         if not isinstance(n, int) or isinstance(n, bool) or n < 0:
             raise UsageError(f"n {n!r}: accepted are whole numbers from 0")
-        if self._policy == POLICY_HASH and size > 0:
+        if self._policy == POLICY_DIALECT and size > 0:
+            found = self._walked_slots(self._dialect.hash_key(data, <size_t>size), n)
+        elif self._policy == POLICY_HASH and size > 0:
             if self._first != NULL:
                 cell = fr_mulhi64(fr_xxh64(data, <size_t>size, self._seed), self._cells)
                 found = self._ranked_slots(cell, n)
@@ -382,6 +418,13 @@ cdef class Pool:
                     seen.add(slot)
                     found.append(slot)
         return tuple([<object>self._objects[<int>slot] for slot in found[:n]])
+
+    def _walked_slots(self, hash, n):
+        cdef int count = min(n, self._round_robin.count), i
+        cdef bytearray room = bytearray(2 * count + 2)
+        cdef uint16_t *out = <uint16_t *><char *>room
+        count = self._dialect.walk(hash, self._unbound, NULL, 0, out, count) if count else 0
+        return [out[i] for i in range(count)]
 
     def _ranked_slots(self, cell, n):
         found = list(self._ring.choices(cell))
@@ -425,9 +468,11 @@ cdef class Pool:
         Raises:
             UsageError: a list that a pool cannot hold; the pool is as it was.
         """
-        rows = _arguments.check_servers(servers)
+        declared = _arguments.in_order(servers)
+        rows = _arguments.check_servers(declared)
         with self._lock:
-            self._swap(rows, {server.name: self._states.get(server.name, FR_READY) for server in rows})
+            states = {server.name: self._states.get(server.name, FR_READY) for server in rows}
+            self._swap(rows, states, False, _names_of(declared))
 
     def set_state(self, name, state):
         """Put a server into a state: "ready", "draining", "maintenance", "down" or "ejected".
@@ -469,11 +514,13 @@ cdef class Pool:
                 return server
         raise UsageError(f"server {name!r} is not in pool {self.name!r}")
 
-    cdef int _swap(self, tuple servers, dict states, bint with_ring=False) except -1:
+    cdef int _swap(self, tuple servers, dict states, bint with_ring=False, tuple declared=None) except -1:
         # Compute all that picks read from (servers, states); nothing is in force before the last stretch.
         cdef dict slots = self._table.assign([server.name for server in servers])
         cdef TableRing ring = None, main_ring = self._main_ring, backup_ring = self._backup_ring, overlay = None
         cdef tuple main_inputs = self._main_inputs, backup_inputs = self._backup_inputs
+        cdef tuple dialect_inputs = self._dialect_inputs
+        cdef Ring dialect = self._dialect
         cdef fr_round_robin round_robin
         cdef fr_random random
         cdef uint16_t *slot_list
@@ -499,6 +546,14 @@ cdef class Pool:
                     backup_ring, backup_inputs = ring_of(inputs, self.slots), inputs
                 ring = backup_ring
             overlay = overlay_of(ring, inputs, {slots[server.name] for server in eligible})
+        if declared is None:
+            declared = self._declared
+        if self._policy == POLICY_DIALECT:
+            by_name = {server.name: server for server in servers}
+            inputs = _dialects.ring_inputs(self.ring, [by_name[name] for name in declared], eligible, on_backup, slots)
+            if inputs != dialect_inputs:
+                dialect = _dialects.make_ring(self.ring, inputs, self._seed, self._ring_options)
+                dialect_inputs = inputs
         unbound = [slots[server.name] for server in eligible]
         count = <uint32_t>len(eligible)
         slot_list = <uint16_t *>malloc((count + 1) * sizeof(uint16_t))
@@ -517,13 +572,14 @@ cdef class Pool:
         free(weight_list)
         if status != 0:
             raise MemoryError(f"no memory for the tables of pool {self.name!r}")
-        old = (self._ring, self._main_ring, self._backup_ring, self._overlay, self._servers)
+        old = (self._dialect, self._ring, self._main_ring, self._backup_ring, self._overlay, self._servers)
         self._table.commit(servers, slots, states, unbound)
         fr_round_robin_free(&self._round_robin)
         fr_random_free(&self._random)
         self._round_robin, self._random = round_robin, random
         self._main_ring, self._main_inputs = main_ring, main_inputs
         self._backup_ring, self._backup_inputs = backup_ring, backup_inputs
+        self._dialect, self._dialect_inputs, self._declared = dialect, dialect_inputs, declared
         self._ring, self._overlay, self._has_ring = ring, overlay, with_ring
         self.version += servers is not self._servers
         self._servers, self._states, self.ready_count = servers, states, len(ready)
@@ -607,6 +663,10 @@ cdef class Pool:
 
     def __repr__(self):
         return f"<Pool {self.name!r} {self.policy}: {len(self._servers)} servers, {self.ready_count} ready>"
+
+
+def _names_of(servers):
+    return tuple([server.name for server in servers])
 
 
 cdef int _get_buffer(object given, Py_buffer *view, str name, bytes formats, Py_ssize_t item_bytes, int flags) except -1:

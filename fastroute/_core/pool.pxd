@@ -5,6 +5,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastroute._core.base cimport fr_clock
+from fastroute._core.ring cimport Ring
 from fastroute._core.ring_table cimport TableRing
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable
@@ -56,6 +57,10 @@ cdef class Pool:
     cdef tuple _main_inputs                 # what they were built from: ((key, weight, slot), ...)
     cdef tuple _backup_inputs
     cdef TableRing _overlay                 # over the ready servers, for cells none of whose choices is ready; or None
+    cdef Ring _dialect                      # what `hash` picks from with another ring than `table`; or None
+    cdef tuple _dialect_inputs              # what it was built from: (keys, weights, slots)
+    cdef dict _ring_options
+    cdef tuple _declared                    # names in the order of declaration: part of some dialects' rule
     cdef object __weakref__
 
     # Slot of the policy's pick for an unbound request; -1 when no server can take it. key may be NULL (size 0).
@@ -77,10 +82,11 @@ cdef class Pool:
     cdef void end(self, int slot, bint failed, uint64_t latency_ns) noexcept
 
     cdef int _pick_hash(self, uint64_t hash) noexcept
+    cdef int _pick_dialect(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
     cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
     cdef int _pick_object(self, object key) except -2
     cdef object _none_available(self)
-    cdef int _swap(self, tuple servers, dict states, bint with_ring=*) except -1
+    cdef int _swap(self, tuple servers, dict states, bint with_ring=*, tuple declared=*) except -1
     cdef int _point(self) except -1
 
 cdef class PoolRequest(Selection):

@@ -1,6 +1,6 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from typing_extensions import disjoint_base
 
@@ -53,6 +53,7 @@ class Pool:
         seed: int = 0,
         zone: _Cursors | None = None,
         fleet: str = "fr",
+        ring_options: Mapping[str, Any] | None = None,
     ) -> None: ...
     def select(self, key: str | bytes | None = None) -> Server: ...
     def select_many(self, keys: Iterable[str | bytes | None]) -> list[Server]: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
+from fastroute._core.dialects import DIALECTS
 from fastroute._core.server_table import SERVERS_MAX
 from fastroute.errors import UsageError
 from fastroute.model import Server
@@ -14,24 +15,10 @@ POLICIES = ("round-robin", "random", "hash")
 
 POLICIES_PLANNED = ("least-connections", "two-choices", "peak-ewma", "prequal")
 
-RINGS = ("table",)
-
-RINGS_PLANNED = (
-    "maglev",
-    "rendezvous",
-    "jump",
-    "ketama",
-    "ketama-spy",
-    "libketama",
-    "nginx",
-    "envoy-ring",
-    "haproxy",
-    "haproxy-map",
-    "uhashring",
-)
+RINGS = ("table", *DIALECTS)
 
 
-def check_choice(kind: str, value: object, known: tuple[str, ...], planned: tuple[str, ...]) -> str:
+def check_choice(kind: str, value: object, known: tuple[str, ...], planned: tuple[str, ...] = ()) -> str:
     """Return the name of a policy or ring if it is one that is built.
 
     Raises:
@@ -40,9 +27,23 @@ def check_choice(kind: str, value: object, known: tuple[str, ...], planned: tupl
     if isinstance(value, str) and value in known:
         return value
     what = "is planned, not built yet" if value in planned else "is unknown"
-    raise UsageError(
-        f"{kind} {value!r} {what}; accepted: {', '.join(known)}; planned, not built yet: {', '.join(planned)}"
-    )
+    later = f"; planned, not built yet: {', '.join(planned)}" if planned else ""
+    raise UsageError(f"{kind} {value!r} {what}; accepted: {', '.join(known)}{later}")
+
+
+def in_order(servers: Iterable[Server]) -> tuple[Server, ...]:
+    """The servers in the order of their declaration.
+
+    Raises:
+        UsageError: no sequence of Server objects.
+    """
+    if isinstance(servers, (str, bytes, Server)) or not isinstance(servers, Iterable):
+        raise UsageError(f"servers: found {type(servers).__name__}; accepted is a sequence of Server")
+    rows = tuple(servers)
+    for server in rows:
+        if not isinstance(server, Server):
+            raise UsageError(f"servers: found {type(server).__name__}; accepted are Server objects")
+    return rows
 
 
 def check_servers(servers: Iterable[Server]) -> tuple[Server, ...]:
@@ -51,12 +52,7 @@ def check_servers(servers: Iterable[Server]) -> tuple[Server, ...]:
     Raises:
         UsageError: no sequence of Server objects, a name or a ring's key that is there twice, or too many.
     """
-    if isinstance(servers, (str, bytes, Server)) or not isinstance(servers, Iterable):
-        raise UsageError(f"servers: found {type(servers).__name__}; accepted is a sequence of Server")
-    rows = list(servers)
-    for server in rows:
-        if not isinstance(server, Server):
-            raise UsageError(f"servers: found {type(server).__name__}; accepted are Server objects")
+    rows = list(in_order(servers))
     if len(rows) > SERVERS_MAX:
         raise UsageError(f"{len(rows)} servers: a pool holds at most {SERVERS_MAX}")
     rows.sort(key=lambda server: server.name)
