@@ -34,19 +34,19 @@ $(VENV)/.created: | system-build
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py
-	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	$(BIN)/python -m pip install -q --no-build-isolation -e . 2>&1 | grep -v 'warning\|Warning' ; test -x $(BIN)/fastroute
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed
-	$(BIN)/python -m pip install -q --no-build-isolation -e ".[test]"
+	$(BIN)/python .ci/requirements test > $@.txt && $(BIN)/python -m pip install -q -r $@.txt
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(BIN)/python -m pip install -q --no-build-isolation -e ".[lint]"
+	$(BIN)/python .ci/requirements lint > $@.txt && $(BIN)/python -m pip install -q -r $@.txt
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test
-	$(BIN)/python -m pip install -q --no-build-isolation -e ".[bench]"
+	$(BIN)/python .ci/requirements bench > $@.txt && $(BIN)/python -m pip install -q -r $@.txt
 	@touch $@
 
 build: $(VENV)/.installed
