@@ -5,7 +5,7 @@
 
 import pytest
 
-from benchmarks.micro.test_selection import KEYS, NODES, measure
+from benchmarks.micro.test_selection import NODES, measure
 from fastroute import Server
 from fastroute.routing.dialects import DIALECTS, build_ring
 from fastroute.routing.pool import Pool
