@@ -74,10 +74,59 @@ static inline uint64_t fr_score_draw(uint64_t hash, uint64_t server)
     return z ^ (z >> 31);
 }
 
-/* Is a / weight_a smaller than b / weight_b? */
-static inline int fr_score_less(uint64_t a, uint32_t weight_a, uint64_t b, uint32_t weight_b)
+typedef struct {
+    uint64_t seed;
+    uint32_t weight;
+    uint16_t slot;
+} fr_rival;
+
+/* Does a stand before b for this hash? A total order: by score; of equal scores the lighter one first; among equal weights
+ * by the draw itself (the score falls with it, so no logarithm is needed), then by position. */
+static inline int fr_rival_before(const fr_rival *rival, uint32_t a, uint32_t b, uint64_t hash)
 {
-    return (unsigned __int128)a * weight_b < (unsigned __int128)b * weight_a;
+    uint64_t draw_a = fr_score_draw(hash, rival[a].seed), draw_b = fr_score_draw(hash, rival[b].seed);
+    unsigned __int128 left, right;
+    if (rival[a].weight == rival[b].weight)
+        return draw_a != draw_b ? draw_a > draw_b : a < b;
+    left = (unsigned __int128)fr_score_exponential(draw_a) * rival[b].weight;
+    right = (unsigned __int128)fr_score_exponential(draw_b) * rival[a].weight;
+    return left != right ? left < right : rival[a].weight < rival[b].weight;
+}
+
+/* Position of the first of `count` >= 1 rivals, which are sorted by weight: the largest draw of each weight, then one
+ * score per weight. */
+static inline uint32_t fr_rival_first(const fr_rival *rival, uint32_t count, uint64_t hash)
+{
+    uint32_t best = 0, at = 0;
+    while (at < count) {
+        uint32_t weight = rival[at].weight, first = at;
+        uint64_t most = fr_score_draw(hash, rival[at].seed);
+        for (at++; at < count && rival[at].weight == weight; at++) {
+            uint64_t draw = fr_score_draw(hash, rival[at].seed);
+            if (draw > most) {
+                most = draw;
+                first = at;
+            }
+        }
+        if (first != best && fr_rival_before(rival, first, best, hash))
+            best = first;
+    }
+    return best;
+}
+
+/* Position of the first allowed rival behind `last` (-1: of all); -1: none. */
+static inline int fr_rival_after(const fr_rival *rival, uint32_t count, uint64_t hash, int last, const uint8_t *allowed)
+{
+    int best = -1;
+    for (uint32_t i = 0; i < count; i++) {
+        if ((int)i == last || (allowed && !allowed[rival[i].slot]))
+            continue;
+        if (last >= 0 && !fr_rival_before(rival, (uint32_t)last, i, hash))
+            continue;
+        if (best < 0 || fr_rival_before(rival, i, (uint32_t)best, hash))
+            best = (int)i;
+    }
+    return best;
 }
 
 #endif

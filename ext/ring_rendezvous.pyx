@@ -1,7 +1,7 @@
 """ring_rendezvous: weighted rendezvous hashing (highest random weight), in integers (ext/fr_ring_rendezvous.h).
 
 Every server scores every key; the best score wins, and the order of the scores is the order of fallback. Nothing moves
-needlessly, whoever joins or leaves; weights are exact; there is no table. The price is O(servers) per pick: some 3 ns each.
+needlessly, whoever joins or leaves; weights are exact; there is no table. The price is O(servers) per pick: 1 to 3 ns each.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -19,8 +19,8 @@ cdef extern from "fr_ring_rendezvous.h" nogil:
     enum: FR_SCORE_BITS
     void fr_score_prepare() noexcept
     uint64_t fr_score_exponential(uint64_t z) noexcept
-    uint64_t fr_score_draw(uint64_t hash, uint64_t server) noexcept
-    bint fr_score_less(uint64_t a, uint32_t weight_a, uint64_t b, uint32_t weight_b) noexcept
+    uint32_t fr_rival_first(const fr_rival *rival, uint32_t count, uint64_t hash) noexcept
+    int fr_rival_after(const fr_rival *rival, uint32_t count, uint64_t hash, int last, const uint8_t *allowed) noexcept
 
 fr_score_prepare()
 
@@ -57,6 +57,7 @@ cdef class RendezvousRing(Ring):
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
             raise UsageError(f"seed {seed!r}: accepted are whole numbers from 0 to 2**64-1")
         rows = ring_rows(keys, weights, slots, False, 65535)
+        rows.sort(key=_by_weight)
         self._seed = seed
         self._rival = <fr_rival *>malloc((len(rows) + 1) * sizeof(fr_rival))
         if self._rival == NULL:
@@ -72,34 +73,18 @@ cdef class RendezvousRing(Ring):
     cdef uint64_t hash_key(self, const uint8_t *key, size_t size) noexcept nogil:
         return fr_xxh64(key, size, self._seed)
 
-    cdef int _after(self, uint64_t hash, int last, const unsigned char *allowed) noexcept nogil:
-        cdef uint64_t score, best_score = 0, last_score = 0
-        cdef uint32_t weight, best_weight = 1, last_weight = 1
-        cdef int i, best = -1
-        if last >= 0:
-            last_weight = self._rival[last].weight
-            last_score = fr_score_exponential(fr_score_draw(hash, self._rival[last].seed))
-        for i in range(self.server_count):
-            if allowed != NULL and not allowed[self._rival[i].slot]:
-                continue
-            score, weight = fr_score_exponential(fr_score_draw(hash, self._rival[i].seed)), self._rival[i].weight
-            if best >= 0 and not fr_score_less(score, weight, best_score, best_weight):
-                continue
-            if last >= 0:
-                if fr_score_less(score, weight, last_score, last_weight):
-                    continue
-                if i <= last and not fr_score_less(last_score, last_weight, score, weight):
-                    continue
-            best, best_score, best_weight = i, score, weight
-        return best
-
     cdef uint16_t slot_of(self, uint64_t hash) noexcept nogil:
-        cdef int best = self._after(hash, -1, NULL)
-        return FR_NO_SLOT if best < 0 else self._rival[best].slot
+        if self.server_count == 0:
+            return FR_NO_SLOT
+        return self._rival[fr_rival_first(self._rival, <uint32_t>self.server_count, hash)].slot
 
     cdef void offer(self, uint64_t hash, fr_walk *walk) noexcept nogil:
         cdef int last = -1
         while True:
-            last = self._after(hash, last, walk.allowed)
+            last = fr_rival_after(self._rival, <uint32_t>self.server_count, hash, last, walk.allowed)
             if last < 0 or fr_walk_offer(walk, self._rival[last].slot):
                 return
+
+
+def _by_weight(row):
+    return row[1], row[0]

@@ -216,10 +216,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         str,
         Choice(POLICIES, later=POLICIES_PLANNED),
     ] = "round-robin"
-    ring: Annotated[
-        str,
-        Choice(RINGS),
-    ] = "table"
+    ring: Annotated[str, Choice(RINGS)] = "table"
     slots: Annotated[int, Whole(1024, 1 << 24)] = 131072
     key: Annotated[KeyRule | None, Rule(insert=False)] = None
     max_load: Annotated[float, Later((0,)), Number(0, 100)] = 0.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fastroute._core.hashes import xxh64
 from fastroute._core.ring import NO_SLOT, Ring
 from fastroute._core.ring_envoy import EnvoyRing
 from fastroute._core.ring_haproxy import HaproxyMap, HaproxyRing
@@ -217,6 +218,22 @@ def test_rendezvous_wins_in_proportion_to_weight() -> None:
         assert abs(found[slot] - expected) < 5 * math.sqrt(expected), slot
 
 
+def _draw(hash: int, server: int) -> int:
+    mask, z = 2**64 - 1, ((hash ^ server) + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+    return z ^ z >> 31
+
+
+def test_rendezvous_ranks_by_score_as_a_plain_reference_does() -> None:
+    names, weights = [f"web-{i}" for i in range(12)], [1, 1, 1, 2, 2, 3, 7, 7, 7, 100, 65535, 1]
+    ring, seeds = RendezvousRing(names, weights), [xxh64(name) for name in names]
+    for key in KEYS:
+        draws = [_draw(ring.hash(key), seed) for seed in seeds]
+        scores = [-math.log2((z + 1) / 2**64) / weight for z, weight in zip(draws, weights, strict=True)]
+        assert ring.candidates(key, 12) == tuple(sorted(range(12), key=scores.__getitem__))
+
+
 def test_rendezvous_a_raised_weight_only_gains_keys() -> None:
     before, after = RendezvousRing(list("abcd"), [1, 1, 1, 1]), RendezvousRing(list("abcd"), [1, 1, 3, 1])
     moved = [(before.pick(key), after.pick(key)) for key in KEYS if before.pick(key) != after.pick(key)]
@@ -241,6 +258,16 @@ def test_rendezvous_exponential_is_minus_log2_to_nine_digits() -> None:
 def test_rendezvous_exponential_never_grows_with_its_argument() -> None:
     rows = [exponential(z) for z in range(2**64 - 1, 2**64 - 2**62, -(2**62) // 4001)]
     assert rows == sorted(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("rendezvous", "1156515315604156141544535654536234514326"), ("jump", "4524366364655666565323411031216115106362")],
+)
+def test_our_own_dialects_place_keys_alike_on_every_platform(name: str, expected: str) -> None:
+    rows = [Server(f"10.0.0.{i}:80", name=f"web-{i}", weight=i) for i in range(1, 8)]
+    ring = build_ring(name, rows)
+    assert "".join(str(ring.pick(key)) for key in KEYS[:40]) == expected
 
 
 def test_jump_moves_only_to_a_server_that_sorts_last() -> None:
