@@ -258,7 +258,6 @@ LATER = [
     ('"round-robin"', '"two-choices"'),
     ('"round-robin"', '"peak-ewma"'),
     ('"round-robin"', '"prequal"'),
-    ("[pools.app]", '[pools.app]\nring = "ketama"'),
     ("[pools.app]", "[pools.app]\nmax_load = 1.25"),
     ("[pools.app]", "[pools.app]\ncharge_sticky = true"),
     ("[pools.app]", "[pools.app]\nretry.budget = 0.2"),
