@@ -10,8 +10,6 @@ from fastroute._core.selection import Selection
 from fastroute._core.token import TokenCodec
 from fastroute.config.schema import ListenerLimits, ListenerTimeouts
 
-__test__: dict[str, str]
-
 class _Slow(Protocol):
     def route(self, downstream: Downstream, epoch: int, key: bytes, hint: tuple[int, int, int] | None) -> None: ...
     def move(self, downstream: Downstream, epoch: int, selection: Selection, timed_out: bool) -> None: ...

@@ -6,8 +6,6 @@ from fastroute._core.pool import Pool
 from fastroute._core.token import TokenCodec
 from fastroute.model import Server
 
-__test__: dict[str, str]
-
 class Sink(Wire): ...
 
 @final

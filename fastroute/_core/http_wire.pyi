@@ -3,11 +3,8 @@ from typing import Any, Final, final
 
 from typing_extensions import disjoint_base
 
-from typing_extensions import disjoint_base
-
 from fastroute.clock import Clock
 
-__test__: dict[str, str]
 WRITE_HIGH_BYTES: Final[int]
 TICK_S: Final[float]
 

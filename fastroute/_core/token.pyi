@@ -4,7 +4,6 @@ from typing import Final, Literal, NoReturn, final
 CAUSES: Final[tuple[str, ...]]
 SHA256_NATIVE: Final[bool]
 
-
 def sha256(data: bytes, *, portable: bool = False) -> bytes: ...
 
 @final

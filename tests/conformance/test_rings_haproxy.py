@@ -30,7 +30,7 @@ HASHES = {
 
 
 class Bench:
-    """One HAProxy in front of five upstreams, IPv6 among them where the machine has it, and a port nobody listens on."""
+    """One HAProxy in front of five upstreams, IPv6 among them where there is any, and a port nobody listens on."""
 
     def __init__(self, product: Product, names: list[str], closed: str) -> None:
         self.product, self.names, self.closed = product, names, closed

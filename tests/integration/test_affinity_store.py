@@ -20,7 +20,7 @@ class Replica:
     """One balancer as it would be on its own machine."""
 
     def __init__(self, address: str, *, near_ttl: str = "2s", servers: int = 5) -> None:
-        self.store = Memcached([address])
+        self.store = Memcached([address], timeout="1s")  # a loaded machine must not look like a store that is away
         self.pool = Pool("app", [Server(f"10.0.0.{n}:80", name=f"S{n}") for n in range(1, servers + 1)])
         self.affinity = Affinity(self.store, identity_secret=SECRET, near_ttl=near_ttl)
         self.router = Router(self.pool, affinity=self.affinity, key="cookie:sid")

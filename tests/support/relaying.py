@@ -242,6 +242,6 @@ async def client(port: int) -> AsyncIterator[Client]:
 async def until(what: Callable[[], object], why: str) -> None:
     """Wait for what the loop brings about."""
     async with asyncio.timeout(WAIT_S):
-        while not what():  # noqa: ASYNC110
+        while not what():
             await asyncio.sleep(0.005)
     assert what(), why
