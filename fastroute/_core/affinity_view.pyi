@@ -1,11 +1,11 @@
-from typing import Final, Literal, final
+from typing import Final, Literal, Self, TypeAlias, final
 
 from fastroute._core.affinity_table import AffinityTable
 from fastroute._core.pool import Pool
 
 BUSY: Final[Literal["busy"]]
 
-Verdict = tuple[Literal["wrote", "other", "absent", "busy"], Binding | None]
+_Verdict: TypeAlias = tuple[Literal["wrote", "other", "absent", "busy"], Binding | None]
 
 @final
 class Binding:
@@ -27,8 +27,8 @@ class Binding:
 @final
 class AffinityView:
     trust_stale: bool
-    def __init__(
-        self,
+    def __new__(
+        cls,
         pool: Pool,
         table: AffinityTable,
         fleet: str,
@@ -37,7 +37,7 @@ class AffinityView:
         ttl_s: float,
         once_s: float = ...,
         near_ttl_s: float = ...,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def pool(self) -> Pool: ...
     @property
@@ -57,8 +57,8 @@ class AffinityView:
         *,
         once: bool = ...,
         provisional: bool = ...,
-    ) -> Verdict: ...
-    def learn(self, fingerprint: bytes, slot: int, term: int, generation: int, *, once: bool = ...) -> Verdict: ...
+    ) -> _Verdict: ...
+    def learn(self, fingerprint: bytes, slot: int, term: int, generation: int, *, once: bool = ...) -> _Verdict: ...
     def replace(
         self,
         fingerprint: bytes,
@@ -69,6 +69,6 @@ class AffinityView:
         generation: int,
         *,
         provisional: bool = ...,
-    ) -> Verdict: ...
+    ) -> _Verdict: ...
     def touch(self, fingerprint: bytes, term: int, generation: int, *, verified: bool = ...) -> bool: ...
     def remove(self, fingerprint: bytes, term: int = ..., generation: int = ...) -> bool: ...

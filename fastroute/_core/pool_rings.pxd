@@ -1,0 +1,1 @@
+# pool_rings: control plane only; other extensions call nothing of it.
