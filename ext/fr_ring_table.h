@@ -1,26 +1,28 @@
-/* fr_ring_table.h: the `table` ring's race: which three servers a cell lists, and in what order.
+/* fr_ring_table.h: the `table` ring's race: which servers a cell lists, and in what order.
  *
  * Idea. Weighted rendezvous gives a cell to the server with the smallest of independent Exp(weight) times. Seen from the
- * server, its times over all cells are the first hits of one Poisson process whose arrivals fall on uniform cells. So
- * every server emits its own arrivals in time order from a stream seeded by its key, and a cell lists the first
- * distinct servers that hit it. The result depends on the set of (key, weight) alone: no history, no list order; a
- * server that joins or leaves moves its own cells and no other; a higher weight scales a server's times down, so that
- * it only gains. Cost: about 18 draws per cell, however many servers.
+ * server, its times over a block of cells are the first hits of one Poisson process whose arrivals fall on uniform cells.
+ * So every server emits its own arrivals in time order from a stream seeded by its key and the block, and a cell lists
+ * the first distinct servers that hit it. The result depends on the set of (key, weight) alone: no history, no list
+ * order; a server that joins or leaves moves its own cells and no other; a higher weight scales a server's times down, so
+ * that it only gains. Cost: about 15 draws per cell, however many servers.
+ *
+ * Blocks. 2048 cells (the last one fewer) are raced alone, in their own unit of time: times are compared within a cell
+ * only. A block's lists lie in the second cache while it runs, the horizon is that of 2048 cells and not of the
+ * table, and a few cells can be raced again at the cost of their blocks (fr_ring_change.h).
  *
  * One draw z of 64 bits: the high half gives the cell, the low half the gap, -log2((low + 1) / 2^32).
  * Accumulated gaps A are fixed point, 31 bits behind the point, in units of log2; time t = floor(A / weight), computed as
- * the high word of A x floor((2^64 - 1) / weight): integers only, so that every platform builds the same table.
+ * the high word of A x floor((2^64 - 1) / weight): integers only, so that every platform builds the same table. A time
+ * has at most 47 bits; an entry of a list is time << 16 | server, so that one comparison orders a list.
  * Logarithm: 1024 steps, linear between them; its error (1.2e-7 of 1.44) is the same for every server.
  * Equal times: the smaller key in byte order is first.
  *
- * Work goes in slices of time. At a slice's end the cells that list enough servers are final (whatever follows is later)
- * and drop out with one bit; after some 8 of 18 arrivals per cell nearly every draw ends at that bit. A heavy server stops
- * when every open cell lists it, so that weights of 1000:1:1:1 cost 36 ms where equal ones cost 18. With n <= 3 servers the last place is
- * the server that is left, and nobody waits for its arrival.
+ * Work goes in slices of time; it ends with the slice at whose end every cell lists enough servers. A heavy server stops
+ * when every open cell lists it. With few servers (n <= kept) the last place is the server that is left, and nobody waits
+ * for its arrival.
  *
- * Measured on one core of a 2-core machine (benchmarks/micro/test_selection.py): 100 servers in 131,072 cells 18-21 ms,
- * 1,000 in 1,048,576 cells 370-410 ms; largest share over the average 1.06 and 1.11 (chance: sqrt(servers / cells) is the
- * standard deviation). 32 bytes per cell while it runs, 6 stay.
+ * Measured: docs/design/table-ring.md.
  *
  * Rules: no Python, no GIL needed, no global but the logarithm's table (filled once by fr_table_prepare under the GIL).
  */
@@ -33,16 +35,21 @@
 #include "fr_hash.h"
 #include "fr_rand.h"
 
-#define FR_TABLE_VERSION 1u           /* seed of the servers' streams: another value is another table */
-#define FR_TABLE_CHOICES 3
+#define FR_TABLE_VERSION 2u           /* seed of the servers' streams: another value is another table */
+#define FR_TABLE_CHOICES 3            /* that a pick reads */
+#define FR_TABLE_KEPT 5               /* that a cell's record holds, so that a server can leave (fr_ring_change.h) */
 #define FR_TABLE_CELLS_MIN 16u
-#define FR_TABLE_CELLS_MAX (1u << 24) /* a draw maps 32 bits to a cell: at 2^24 cells they differ by 2^-8 at most */
+#define FR_TABLE_CELLS_MAX (1u << 24)
+#define FR_BLOCK_BITS 11              /* 80 KiB of lists; half as many cells cost 15 % more at 1,000 servers */
+#define FR_BLOCK_CELLS (1u << FR_BLOCK_BITS)
 #define FR_LOG_BITS 10
 #define FR_LOG_ONE (1ull << 31)
 #define FR_GAP_MEAN 3098164010ull     /* 2^31 / ln 2: the mean of -log2(u) in fixed point */
-#define FR_SLICE_DIVISOR 2            /* slices of half an arrival per cell, */
-#define FR_SLICES_LINEAR 48           /* up to 24 arrivals; from there on each slice is a sixteenth of the time passed */
+#define FR_TIME_SHIFT 16
+#define FR_HORIZON_MAX (1ull << 47)   /* two servers of weight 1 need 2^46 */
+#define FR_SLICES 2                   /* of the time in which most cells fill (measured: 1 costs 20 % more, 4 nothing less) */
 #define FR_HEAVY_ARRIVALS 8           /* per cell: from here on a server is asked whether it may stop */
+#define FR_ENTRY_NONE UINT64_MAX      /* an empty place of a list: later than any entry */
 
 enum { FR_TABLE_OK = 0, FR_TABLE_NO_MEMORY = -1, FR_TABLE_ENDLESS = -2 };
 
@@ -78,126 +85,152 @@ static inline uint64_t fr_gap(uint32_t low)
     return ((uint64_t)(shift - 31) << 31) - log;
 }
 
-/* One runner of the race, in the order of the keys. */
+/* A server of weight > 0 as the race sees it. Arrays of them are in the order of the keys. */
 typedef struct {
-    uint64_t state;   /* of its stream, behind the pending arrival */
-    uint64_t sum;     /* accumulated gaps of the pending arrival */
+    uint64_t seed;    /* of its streams */
     uint64_t inverse; /* floor((2^64 - 1) / weight) */
-    uint64_t emitted; /* arrivals behind it */
-    uint32_t cell;    /* of the pending arrival */
+    uint16_t slot;    /* its label in the answers */
+} fr_table_server;
+
+static inline void fr_table_server_set(fr_table_server *server, const void *key, size_t size, uint32_t weight, uint16_t slot)
+{
+    server->seed = fr_xxh64(key, size, FR_TABLE_VERSION);
+    server->inverse = UINT64_MAX / weight;
+    server->slot = slot;
+}
+
+/* One runner of a block's race, and its pending arrival. */
+typedef struct {
+    uint64_t state; /* of its stream, behind the pending arrival */
+    uint64_t sum;   /* accumulated gaps of the pending arrival */
+    uint32_t cell;  /* of the pending arrival, counted from the block's first */
     uint32_t stopped;
 } fr_runner;
 
-typedef struct {
-    uint64_t time[FR_TABLE_CHOICES];
-    uint16_t runner[FR_TABLE_CHOICES];
-    uint16_t count;
-} fr_table_cell;
-
-static inline void fr_runner_step(fr_runner *r, uint64_t cells)
+static inline void fr_runner_step(fr_runner *r, uint32_t size)
 {
     uint64_t z = fr_splitmix64(&r->state);
     r->sum += fr_gap((uint32_t)z);
-    r->cell = (uint32_t)(((z >> 32) * cells) >> 32);
+    r->cell = (uint32_t)(((z >> 32) * size) >> 32);
 }
 
-static inline void fr_runner_start(fr_runner *r, const void *key, size_t size, uint32_t weight, uint64_t cells)
+static inline void fr_runner_start(fr_runner *r, uint64_t seed, uint32_t block, uint32_t size)
 {
-    r->state = fr_xxh64(key, size, FR_TABLE_VERSION);
-    r->sum = r->emitted = 0;
-    r->inverse = UINT64_MAX / weight;
+    uint64_t state = seed ^ ((uint64_t)(block + 1) * 0xA24BAED4963EE407ull);
+    r->state = fr_splitmix64(&state);
+    r->sum = 0;
     r->stopped = 0;
-    fr_runner_step(r, cells);
+    fr_runner_step(r, size);
 }
 
-/* Enter one arrival; 1 when the cell lists `need` servers for the first time. */
-static inline int fr_cell_enter(fr_table_cell *cell, uint64_t time, uint16_t runner, uint32_t need)
+static inline uint32_t fr_block_size(uint32_t block, uint32_t cells)
 {
-    uint32_t count = cell->count, at;
-    if (count == need && time > cell->time[need - 1])
-        return 0;
-    for (at = 0; at < count; at++)
-        if (cell->runner[at] == runner)
-            return 0; /* its earlier arrival stands: a runner's arrivals come in the order of time */
-    at = count;
-    if (count == need) {
-        if (time == cell->time[need - 1] && runner > cell->runner[need - 1])
+    uint32_t rest = cells - (block << FR_BLOCK_BITS);
+    return rest < FR_BLOCK_CELLS ? rest : FR_BLOCK_CELLS;
+}
+
+/* Enter an arrival that is earlier than the list's last place. */
+static inline void fr_list_enter(uint64_t *list, uint64_t entry, uint32_t need)
+{
+    uint32_t at = 0, last = need - 1;
+    for (; list[at] <= entry; at++)
+        if ((uint16_t)list[at] == (uint16_t)entry)
+            return; /* its earlier arrival stands: a runner's arrivals come in the order of time */
+    for (; last > at; last--)
+        list[last] = list[last - 1];
+    list[at] = entry;
+}
+
+/* Does every cell with a free place list this runner? Then its further arrivals change nothing. */
+static inline int fr_runner_is_everywhere(uint16_t runner, const uint64_t *list, uint32_t need, uint32_t size)
+{
+    for (uint32_t cell = 0; cell < size; cell++, list += FR_TABLE_KEPT) {
+        int listed = list[need - 1] != FR_ENTRY_NONE;
+        for (uint32_t i = 0; i < need && !listed; i++)
+            listed = (uint16_t)list[i] == runner;
+        if (!listed)
             return 0;
-        at = need - 1;
-    } else {
-        cell->count = (uint16_t)(count + 1);
-    }
-    for (; at && (cell->time[at - 1] > time || (cell->time[at - 1] == time && cell->runner[at - 1] > runner)); at--) {
-        cell->time[at] = cell->time[at - 1];
-        cell->runner[at] = cell->runner[at - 1];
-    }
-    cell->time[at] = time;
-    cell->runner[at] = runner;
-    return count + 1 == need;
-}
-
-/* Does every cell that is not final list this runner? Then its further arrivals change nothing. */
-static inline int fr_runner_is_everywhere(uint16_t runner, const fr_table_cell *cell, const uint64_t *final, uint32_t cells)
-{
-    for (uint32_t word = 0; word < (cells + 63) / 64; word++) {
-        uint64_t open = ~final[word];
-        for (; open; open &= open - 1) {
-            const fr_table_cell *c = cell + (word * 64 + (uint32_t)__builtin_ctzll(open));
-            int listed = 0;
-            for (uint32_t i = 0; i < c->count; i++)
-                listed |= c->runner[i] == runner;
-            if (!listed)
-                return 0;
-        }
     }
     return 1;
 }
 
-/* Run the race of n >= 2 runners. `final` holds a bit per cell, set where no answer is wanted (bits behind the last
- * cell set); `cell` is zeroed by the caller. On return every other cell lists min(3, n) runners. */
-static inline int fr_table_race(fr_runner *runners, uint32_t n, uint64_t weight_sum, fr_table_cell *cell, uint64_t *final,
-                                uint32_t cells)
+static inline uint32_t fr_table_need(uint32_t n)
 {
-    uint32_t need = n - 1 < FR_TABLE_CHOICES ? n - 1 : FR_TABLE_CHOICES, fresh_count, left = 0;
-    uint64_t slice = (uint64_t)cells * FR_GAP_MEAN / (FR_SLICE_DIVISOR * weight_sum), horizon = 0;
-    uint32_t *fresh;
+    return n - 1 < FR_TABLE_KEPT ? n - 1 : FR_TABLE_KEPT;
+}
 
-    for (uint32_t word = 0; word < (cells + 63) / 64; word++)
-        left += (uint32_t)__builtin_popcountll(~final[word]);
-    fresh = (uint32_t *)malloc(((size_t)left + 1) * sizeof *fresh);
-    if (!fresh)
-        return FR_TABLE_NO_MEMORY;
-    slice += !slice;
-    for (uint32_t step = 0; left; step++) {
-        horizon += step < FR_SLICES_LINEAR ? slice : horizon / 16 + 1;
-        if (horizon >> 62) {
-            free(fresh);
+/* Race n >= 2 servers over one block. `lists`: FR_TABLE_KEPT entries per cell, all FR_ENTRY_NONE where an answer is wanted
+ * (`wanted` cells), all 0 where none is. On return each wanted list holds fr_table_need(n) entries, ascending, whose low
+ * 16 bits are positions in `server`; *horizon is at least the latest of them. `runner` is room for n. */
+static inline int fr_block_race(const fr_table_server *server, uint32_t n, uint64_t weight_sum, uint32_t block,
+                                uint32_t size, uint64_t *lists, uint32_t wanted, fr_runner *runner, uint64_t *horizon)
+{
+    uint32_t need = fr_table_need(n), open = wanted;
+    uint64_t mean = (uint64_t)size * FR_GAP_MEAN, until, latest, step;
+    /* Of w cells the last waits some need + 1.1 ln w arrivals: a bit less in a few slices of time, so that most arrivals
+     * enter a list near its end, then steps of an eighth. */
+    step = mean * (need + (32 - (uint32_t)__builtin_clz(wanted | 1)) * 3 / 4) / (FR_SLICES * weight_sum) + 1;
+    until = step;
+
+    for (uint32_t i = 0; i < n; i++)
+        fr_runner_start(&runner[i], server[i].seed, block, size);
+    for (uint32_t slice = 1;; until += slice++ < FR_SLICES ? step : until / 8) {
+        if (until >= FR_HORIZON_MAX)
             return FR_TABLE_ENDLESS;
-        }
-        fresh_count = 0;
         for (uint32_t i = 0; i < n; i++) {
-            fr_runner r = runners[i];
-            uint64_t time;
+            fr_runner r = runner[i];
+            uint64_t inverse = server[i].inverse, time;
             if (r.stopped)
                 continue;
-            for (; (time = fr_mulhi64(r.sum, r.inverse)) <= horizon; fr_runner_step(&r, cells)) {
-                r.emitted++;
-                if (final[r.cell >> 6] >> (r.cell & 63) & 1)
-                    continue;
-                if (fr_cell_enter(cell + r.cell, time, (uint16_t)i, need))
-                    fresh[fresh_count++] = r.cell;
+            for (; (time = fr_mulhi64(r.sum, inverse)) <= until; fr_runner_step(&r, size)) {
+                uint64_t entry = time << FR_TIME_SHIFT | i, *list = lists + r.cell * FR_TABLE_KEPT;
+                if (entry < list[need - 1])
+                    fr_list_enter(list, entry, need);
             }
-            runners[i] = r;
+            runner[i] = r;
         }
-        for (uint32_t i = 0; i < fresh_count; i++)
-            final[fresh[i] >> 6] |= 1ull << (fresh[i] & 63);
-        left -= fresh_count;
-        for (uint32_t i = 0; i < n && left; i++)
-            if (!runners[i].stopped && runners[i].emitted >= (uint64_t)FR_HEAVY_ARRIVALS * cells)
-                runners[i].stopped = (uint32_t)fr_runner_is_everywhere((uint16_t)i, cell, final, cells);
+        if (slice < FR_SLICES)
+            continue;
+        open = 0;
+        latest = 0;
+        for (uint32_t cell = 0; cell < size; cell++) {
+            uint64_t last = lists[cell * FR_TABLE_KEPT + need - 1];
+            open += last == FR_ENTRY_NONE;
+            latest = last > latest ? last : latest;
+        }
+        if (!open) {
+            *horizon = latest >> FR_TIME_SHIFT;
+            return FR_TABLE_OK;
+        }
+        for (uint32_t i = 0; i < n; i++)
+            if (!runner[i].stopped && runner[i].sum >= FR_HEAVY_ARRIVALS * mean)
+                runner[i].stopped = (uint32_t)fr_runner_is_everywhere((uint16_t)i, lists, need, size);
     }
-    free(fresh);
-    return FR_TABLE_OK;
+}
+
+/* What a pick reads: the first three slots of each cell of a block, from lists of positions. Lists of 0 (not wanted)
+ * give FR_NO_SLOT. */
+static inline void fr_block_columns(const fr_table_server *server, uint32_t n, const uint64_t *lists, uint32_t size,
+                                    uint16_t *first, uint16_t *second, uint16_t *third)
+{
+    uint32_t listed = fr_table_need(n) < FR_TABLE_CHOICES ? fr_table_need(n) : FR_TABLE_CHOICES;
+    for (uint32_t cell = 0; cell < size; cell++, lists += FR_TABLE_KEPT) {
+        uint16_t slot[FR_TABLE_CHOICES] = {FR_NO_SLOT, FR_NO_SLOT, FR_NO_SLOT};
+        if (n == 1) {
+            slot[0] = server[0].slot;
+        } else if (lists[0] | lists[1]) {
+            uint32_t rest = n * (n - 1) / 2; /* with n <= 3 the server left: the sum of all positions less those listed */
+            for (uint32_t k = 0; k < listed; k++) {
+                slot[k] = server[(uint16_t)lists[k]].slot;
+                rest -= (uint16_t)lists[k];
+            }
+            if (n <= FR_TABLE_CHOICES)
+                slot[listed] = server[rest].slot;
+        }
+        first[cell] = slot[0];
+        second[cell] = slot[1];
+        third[cell] = slot[2];
+    }
 }
 
 /* Order of a server for a cell beyond the listed choices: one Exp(weight) draw of its own per (server, cell). */

@@ -68,22 +68,30 @@ def gap(low: int) -> int:
     return ((32 - octave) << 31) - log
 
 
-def race(weights: dict[str, int], cells: int) -> list[tuple[str, ...]]:
+def _mixed(state: int) -> int:
+    z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+def race(weights: dict[str, int], cells: int, block_cells: int = 2048) -> list[tuple[str, ...]]:
     """The `table` ring by its definition: per cell the (at most three) servers whose first hits are earliest."""
-    names = sorted(name for name in weights if weights[name])
+    step = 0x9E3779B97F4A7C15
     first_hits: list[list[tuple[int, str]]] = [[] for _ in range(cells)]
-    for name in names:
-        state, total, left = xxhash.xxh64_intdigest(name.encode(), 1), 0, set(range(cells))
-        while left:
-            state = (state + 0x9E3779B97F4A7C15) & MASK
-            z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-            z ^= z >> 31
-            total += gap(z & 0xFFFFFFFF)
-            cell = ((z >> 32) * cells) >> 32
-            if cell in left:
-                left.remove(cell)
-                first_hits[cell].append(((total * (MASK // weights[name])) >> 64, name))
+    for name in sorted(name for name in weights if weights[name]):
+        seed = xxhash.xxh64_intdigest(name.encode(), 2)
+        for begin in range(0, cells, block_cells):
+            size = min(block_cells, cells - begin)
+            stream = (seed ^ ((begin // block_cells + 1) * 0xA24BAED4963EE407)) & MASK
+            state, total, left = _mixed((stream + step) & MASK), 0, set(range(size))
+            while left:
+                state = (state + step) & MASK
+                z = _mixed(state)
+                total += gap(z & 0xFFFFFFFF)
+                cell = ((z >> 32) * size) >> 32
+                if cell in left:
+                    left.remove(cell)
+                    first_hits[begin + cell].append(((total * (MASK // weights[name])) >> 64, name))
     return [tuple(name for _, name in sorted(hits)[:3]) for hits in first_hits]
 
 
