@@ -5,6 +5,8 @@
  *      0        header      magic, layout, size, identity; directory lock, journal and counts          4096 bytes
  *      4096     servers     digest of (fleet, pool, server) -> slot, 32 bytes each, open addressing
  *               pools       digest of (fleet, pool) and its round-robin cursor, one cache line each
+ *               processes   who owns which row of loads, 32 bytes each
+ *               loads       requests in flight by process (row) and server slot or pool (column), 4 bytes each (fr_loads.h)
  *               stripes     lock and redo journal of a run of buckets, 192 bytes each
  *               buckets     the affinity table, 1024 bytes each, up to the end
  *
@@ -19,10 +21,11 @@
 #define FR_ZONE_H
 
 #include "fr_hash.h"
+#include "fr_loads.h"
 #include "fr_shm.h"
 
 #define FR_ZONE_MAGIC 0x31656e6f7a5f7266ull     /* "fr_zone1" */
-#define FR_ZONE_LAYOUT 1u
+#define FR_ZONE_LAYOUT 2u
 #define FR_ZONE_IDENTITY_BYTES 16
 
 #define FR_ZONE_BYTES_MIN (256u << 10)
@@ -37,6 +40,8 @@
 #define FR_STRIPE_BUCKETS_WANTED 128u           /* 64 MiB: 512 stripes */
 #define FR_STRIPE_BUCKETS_MAX 2048u             /* so that a spill count fits 16 bits in the journal: 24 x 2047 */
 #define FR_BUCKET_CELLS 24u
+#define FR_LOAD_ROWS_MIN 4u
+#define FR_LOADS_SHARE 32u                      /* of the zone: 64 MiB have rows for 31 processes */
 
 /* How long the control plane waits for the directory's lock. */
 #define FR_DIRECTORY_WAIT_NS 100000000u
@@ -139,7 +144,9 @@ typedef struct {
     uint32_t stripes;           /* a power of two */
     uint32_t stripe_bits;
     uint32_t stripe_buckets;
-    uint64_t servers_at, pools_at, stripes_at, buckets_at;
+    uint32_t load_rows;         /* processes that are counted in this zone */
+    uint32_t load_words;        /* columns of a row: servers, then pools */
+    uint64_t servers_at, pools_at, processes_at, loads_at, stripes_at, buckets_at;
 } fr_zone_plan;
 
 /* A mapped zone, as this process sees it. */
@@ -153,7 +160,7 @@ typedef struct {
 /* 0, or -1 when the size is outside FR_ZONE_BYTES_MIN..MAX. */
 static inline int fr_zone_plan_of(uint64_t size_bytes, fr_zone_plan *plan)
 {
-    uint64_t fixed, buckets;
+    uint64_t fixed, buckets, rows;
 
     memset(plan, 0, sizeof(*plan));
     if (size_bytes < FR_ZONE_BYTES_MIN || size_bytes > FR_ZONE_BYTES_MAX)
@@ -165,7 +172,12 @@ static inline int fr_zone_plan_of(uint64_t size_bytes, fr_zone_plan *plan)
         plan->server_entries *= 2;
     plan->servers_at = FR_ZONE_HEADER_BYTES;
     plan->pools_at = plan->servers_at + plan->server_entries * (uint64_t)sizeof(fr_server_entry);
-    plan->stripes_at = plan->pools_at + FR_POOL_ENTRIES * (uint64_t)sizeof(fr_pool_entry);
+    plan->processes_at = plan->pools_at + FR_POOL_ENTRIES * (uint64_t)sizeof(fr_pool_entry);
+    plan->load_words = plan->server_entries + FR_POOL_ENTRIES;
+    rows = size_bytes / FR_LOADS_SHARE / (plan->load_words * 4ull);
+    plan->load_rows = rows < FR_LOAD_ROWS_MIN ? FR_LOAD_ROWS_MIN : rows > FR_LOAD_ROWS_MAX ? FR_LOAD_ROWS_MAX : (uint32_t)rows;
+    plan->loads_at = (plan->processes_at + plan->load_rows * (uint64_t)sizeof(fr_load_process) + 63) & ~63ull;
+    plan->stripes_at = plan->loads_at + plan->load_rows * (uint64_t)plan->load_words * 4;
     fixed = plan->stripes_at + sizeof(fr_bucket);       /* the last term: for aligning the buckets */
     buckets = (size_bytes - fixed) / sizeof(fr_bucket);
     plan->stripes = FR_STRIPES_MIN;

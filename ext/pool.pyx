@@ -12,6 +12,7 @@ Eligible = ready, weight above zero, and no backup unless no other server is eli
 """
 
 import os
+import sys
 import threading
 from collections import namedtuple
 
@@ -21,11 +22,15 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
-from fastroute._core.base cimport FR_NO_SLOT, FR_READY, fr_mulhi64
+from fastroute._core.base cimport FR_DOWN, FR_NO_SLOT, FR_READY, fr_mulhi64, fr_now_ms
 from fastroute._core.hashes cimport fr_xxh64
 from fastroute._core.ring cimport Ring
+from fastroute._core.policies cimport (
+    FR_HASH, FR_LEAST_CONNECTIONS, Policies, fr_has_room, fr_least_open, fr_loads_of, fr_policies_begin, fr_policies_choose, fr_policies_end,
+    fr_policies_pick, fr_round_robin_charge, fr_round_robin_length, fr_round_robin_peek, fr_takes_key
+)
 from fastroute._core.ring_table cimport TableRing, overlay_of, ring_of
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable, fr_counters_begin, fr_counters_end, fr_precise_ns
@@ -45,28 +50,13 @@ cdef extern from "fr_key.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
     void *PyUnicode_DATA(object text) noexcept
 
-cdef extern from "fr_rand.h" nogil:
-    void fr_xoshiro_seed(fr_xoshiro *state, uint64_t seed) noexcept
-
-cdef extern from "fr_policy_round_robin.h" nogil:
-    int fr_round_robin_init(fr_round_robin *rr, const uint16_t *slots, const uint32_t *weights, uint32_t count) noexcept
-    void fr_round_robin_free(fr_round_robin *rr) noexcept
-    uint16_t fr_round_robin_next(fr_round_robin *rr, uint64_t *cursor) noexcept
-    uint32_t fr_round_robin_length(const fr_round_robin *rr) noexcept
-    uint16_t fr_round_robin_peek(const fr_round_robin *rr, const uint64_t *cursor, uint32_t ahead) noexcept
-
-cdef extern from "fr_policy_random.h" nogil:
-    int fr_random_init(fr_random *random, const uint16_t *slots, const uint32_t *weights, uint32_t count) noexcept
-    void fr_random_free(fr_random *random) noexcept
-    uint16_t fr_random_next(const fr_random *random, fr_xoshiro *state) noexcept
-
 cdef enum:
-    POLICY_ROUND_ROBIN = 0
-    POLICY_RANDOM = 1
-    POLICY_HASH = 2
     POLICY_DIALECT = -1     # `hash` with another ring than `table`
+    LISTED_MAX = 64         # candidates of least-connections by load; who comes behind them comes by name
+    RAMP_SEED = 0x72616d70
+    REFUSED_MAX = 32        # servers of a key's order that are asked before the least loaded takes it
 
-PoolStatistics = namedtuple("PoolStatistics", "name policy ring ready_count servers")
+PoolStatistics = namedtuple("PoolStatistics", "name policy ring ready_count servers panicking panic_picks_total")
 PoolStatistics.__doc__ = "A moment's copy of a pool: `servers` holds a ServerStatistics each, in the order of the names."
 
 
@@ -82,15 +72,27 @@ cdef class Pool:
     Args:
         name: 1-64 characters of A-Za-z0-9._:-
         servers: Server objects, names all different, in any order; may be empty.
-        policy: "round-robin" (nginx's smooth weighted sequence), "random", "hash".
+        policy: "round-robin" (nginx's smooth weighted sequence), "random", "hash", "least-connections", "two-choices",
+            "peak-ewma", "prequal"; what each does stands in fastroute.routing.policies.
         ring: what `hash` picks from: "table" or a dialect (fastroute.routing.dialects). Other policies, and every pool
             while the store is away, use the table as the deterministic fallback, whatever is said here.
         ring_options: a mapping with options of the dialect, such as {"table_size": 5003} for maglev.
         slots: cells of the table ring, 16..2**24; fixed for the pool, alike on every replica.
-        max_load: None or 0 (bounded load is planned).
+        max_load: with `hash`: a server takes a key while it has less than max_load times the average of requests in flight
+            (HAProxy's formula), else the next of the key's order does; 1.01..100; None or 0: no bound.
+        max_load_floor: in flight that a server may have whatever the average, 1..65535.
         seed: of the keys' hash, and of `random` (0: seeded by the system), 0..2**64-1.
-        zone: an object with cursor_address(fleet, pool): its workers continue one round-robin sequence. None: private.
+        zone: a Zone: its processes continue one round-robin sequence and balance by the requests in flight of all of them.
+            (An object with cursor_address(fleet, pool) alone shares the sequence.) None: private.
         fleet: the fleet's name, for the zone.
+        charge_sticky: with `round-robin`: bound requests move the sequence on, as in nginx since 1.29.6. Each process then
+            has its own sequence.
+        slow_start: {"window": "30s", "aggression": 1.0, "min_weight": 0.1, "ramp": "envoy"}: a server that comes back from
+            "down" gets its share of unbound requests little by little (fastroute.routing.slow_start). None: at once.
+        panic: when a smaller part of the servers (backups aside) is ready, those that are down or ejected are used too,
+            unless a backup can stand in for all; 0..1, 0: never.
+        pending: requests that may wait in acquire() at once.
+        pending_time: how long one waits at most; seconds, or "1s".
 
     Raises:
         UsageError: an argument outside these ranges.
@@ -98,12 +100,9 @@ cdef class Pool:
     Notes: not a Python-level hot path: select() is one compiled call. Calls are safe from several threads under the GIL.
     """
 
-    def __cinit__(self):
-        self._cursor = &self._own_cursor
-
     def __init__(self, name, servers, *, policy="round-robin", ring="table", slots=131072, max_load=None, seed=0,
-                 zone=None, fleet="fr", ring_options=None):
-        cdef size_t address
+                 zone=None, fleet="fr", ring_options=None, max_load_floor=4, charge_sticky=False, slow_start=None, panic=0.0,
+                 pending=1024, pending_time="1s"):
         if self._table is not None:
             raise UsageError("a Pool is set up once; use update()")
         check_name("pool", name)
@@ -115,30 +114,30 @@ cdef class Pool:
         self._ring_options = {} if ring == "table" or ring_options is None else _dialects.check_options(ring, ring_options)
         if not isinstance(slots, int) or isinstance(slots, bool) or not _CELLS_MIN <= slots <= _CELLS_MAX:
             raise UsageError(f"slots {slots!r}: accepted are whole numbers from {_CELLS_MIN} to {_CELLS_MAX}")
-        if max_load is not None and (isinstance(max_load, bool) or not isinstance(max_load, (int, float)) or max_load != 0):
-            raise UsageError(f"max_load {max_load!r}: bounded load is planned, not built yet; accepted are None and 0")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
             raise UsageError(f"seed {seed!r}: accepted are whole numbers from 0 to 2**64-1")
         declared = _arguments.in_order(servers)
         rows = _arguments.check_servers(declared)
-        if zone is not None:
-            address = zone.cursor_address(fleet, name)
-            self._cursor = <uint64_t *>address
-        self.name, self.fleet, self.policy, self.ring, self._zone = name, fleet, policy, ring, zone
-        self.slots, self._seed = slots, seed
-        self._policy = _arguments.POLICIES.index(policy)
-        if self._policy == POLICY_HASH and ring != "table":
+        options = _arguments.check_options(policy, max_load, max_load_floor, charge_sticky, slow_start, panic, pending, pending_time)
+        self._policies = Policies(_arguments.POLICIES.index(policy), seed if seed else int.from_bytes(os.urandom(8), "little"), zone,
+                                  fleet, name, charge_sticky, options.bound, options.ramp)
+        self._p = &self._policies.state
+        self.name, self.fleet, self.policy, self.ring = name, fleet, policy, ring
+        self.slots, self._seed, self._policy, self._options = slots, seed, self._p.policy, options
+        if self._policy == FR_HASH and ring != "table":
             self._policy = POLICY_DIALECT
-        fr_xoshiro_seed(&self._xoshiro, seed if seed else int.from_bytes(os.urandom(8), "little"))
+        self._returned_ms, self._was_down = {}, set()
         self._lock = threading.RLock()
         self._servers, self._states = (), {}
         self._table = ServerTable()
         with self._lock:
-            self._swap(rows, {server.name: FR_READY for server in rows}, self._policy == POLICY_HASH, _names_of(declared))
+            self._swap(rows, {server.name: FR_READY for server in rows}, self._policy == FR_HASH, _names_of(declared))
 
-    def __dealloc__(self):
-        fr_round_robin_free(&self._round_robin)
-        fr_random_free(&self._random)
+    def __del__(self):
+        # Requests that never ended would stay counted in the zone for as long as this process lives.
+        if self._table is not None:
+            for slot in range(self._table.capacity):
+                self._policies.drop(<uint16_t>slot, self._table.counters[slot].in_flight)
 
     # ---- data plane ----
 
@@ -158,11 +157,11 @@ cdef class Pool:
         cdef uint16_t slot
         cdef Py_ssize_t size
         cdef int found
-        if self._first != NULL and self._policy == POLICY_HASH and PyUnicode_CheckExact(key) and PyUnicode_IS_COMPACT_ASCII(key):
+        if self._first != NULL and self._policy == FR_HASH and PyUnicode_CheckExact(key) and PyUnicode_IS_COMPACT_ASCII(key):
             size = PyUnicode_GET_LENGTH(key)
             if size:
                 slot = self._first[fr_mulhi64(fr_xxh64(PyUnicode_DATA(key), <size_t>size, self._seed), self._cells)]
-                if self._unbound[slot]:
+                if self._direct[slot]:
                     return <object>self._objects[slot]
         found = self._pick_object(key)
         if found < 0:
@@ -179,33 +178,67 @@ cdef class Pool:
 
     cdef int pick(self, const uint8_t *key, Py_ssize_t size) noexcept:
         if self._policy == POLICY_DIALECT and size > 0:
-            return self._pick_dialect(self._dialect.hash_key(key, <size_t>size), NULL, 0)
-        if self._policy == POLICY_HASH and size > 0:
+            return self._pick_dialect(self._dialect.hash_key(key, <size_t>size))
+        if self._policy == FR_HASH and size > 0:
             return self._pick_hash(fr_xxh64(key, <size_t>size, self._seed))
-        if self._round_robin.count == 0:
-            return -1
-        if self._policy == POLICY_RANDOM:
-            return fr_random_next(&self._random, &self._xoshiro)
-        return fr_round_robin_next(&self._round_robin, self._cursor)
+        if self._policies._by_load:
+            self._policies.look()
+        return fr_policies_pick(self._p)
 
     cdef int _pick_hash(self, uint64_t hash) noexcept:
         cdef uint16_t slot
         if self._first == NULL:
             return -1
         slot = self._first[fr_mulhi64(hash, self._cells)]
-        if self._unbound[slot]:
+        if self._direct[slot]:
             return slot
-        return self._pick_ranked(hash, NULL, 0)
+        return self._pick_guarded(hash, NULL, 0)
 
-    cdef int _pick_dialect(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
-        # The ring's pick; when it is out or tried, the next eligible one in the product's walking order.
-        cdef uint16_t slot
-        if self._round_robin.count == 0:
-            return -1
-        if tried_count == 0:
-            slot = self._dialect.slot_of(hash)
-            if slot != FR_NO_SLOT and self._unbound[slot]:
+    cdef int _pick_guarded(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
+        # In the key's order: the first server that ramp, max_connections and max_load let take it. When none of the first
+        # REFUSED_MAX does, the least loaded that has room.
+        cdef uint16_t refused[REFUSED_MAX]
+        cdef int slot, first, count = min(tried_count, REFUSED_MAX - 1)
+        cdef uint32_t place
+        if self._policies._by_load:
+            self._policies.look()
+        if self._p.panic:
+            self._p.panic_picks += 1
+        self._policies.step()
+        if count:
+            memcpy(refused, tried, count * sizeof(uint16_t))
+        first = count
+        while count < REFUSED_MAX:
+            slot = self._pick_next(hash, refused, count)
+            if slot < 0:
+                break
+            if fr_takes_key(self._p, hash, self._p.place_of[slot]):
                 return slot
+            refused[count] = <uint16_t>slot
+            count += 1
+        if self._p.bound.factor_percent == 0:
+            for slot in range(first, count):
+                if fr_has_room(&self._p.eligible, self._p.loads, self._p.place_of[refused[slot]]):
+                    return refused[slot]
+        if self._p.eligible.count == 0:
+            return -1
+        place = fr_least_open(self._p, tried, tried_count)
+        return -1 if place >= self._p.eligible.count else self._p.eligible.slots[place]
+
+    cdef int _pick_dialect(self, uint64_t hash) noexcept:
+        cdef uint16_t slot
+        if self._p.eligible.count == 0:
+            return -1
+        slot = self._dialect.slot_of(hash)
+        if slot != FR_NO_SLOT and self._direct[slot]:
+            return slot
+        return self._pick_guarded(hash, NULL, 0)
+
+    cdef int _pick_next(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
+        # The first eligible server of the key's order that was not tried.
+        cdef uint16_t slot
+        if self._policy != POLICY_DIALECT:
+            return self._pick_ranked(hash, tried, tried_count)
         return slot if self._dialect.walk(hash, self._unbound, tried, tried_count, &slot, 1) else -1
 
     cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
@@ -232,23 +265,13 @@ cdef class Pool:
         return -1 if listed[0] == FR_NO_SLOT else listed[0]
 
     cdef int pick_other(self, const uint8_t *key, Py_ssize_t size, const uint16_t *tried, int tried_count) noexcept:
-        cdef uint32_t ahead
-        cdef int k, slot
         if self._policy == POLICY_DIALECT and size > 0:
-            return self._pick_dialect(self._dialect.hash_key(key, <size_t>size), tried, tried_count)
-        if self._policy == POLICY_HASH and size > 0:
-            return self._pick_ranked(fr_xxh64(key, <size_t>size, self._seed), tried, tried_count)
-        slot = self.pick(key, size)
-        if slot < 0:
+            return self._pick_guarded(self._dialect.hash_key(key, <size_t>size), tried, tried_count)
+        if self._policy == FR_HASH and size > 0:
+            return self._pick_guarded(fr_xxh64(key, <size_t>size, self._seed), tried, tried_count)
+        if self._p.eligible.count == 0:
             return -1
-        for ahead in range(fr_round_robin_length(&self._round_robin) + 1):
-            for k in range(tried_count):
-                if tried[k] == slot:
-                    break
-            else:
-                return slot
-            slot = fr_round_robin_peek(&self._round_robin, self._cursor, ahead)
-        return -1
+        return fr_policies_choose(self._p, tried, tried_count)
 
     cdef int fallback(self, const uint8_t *key, Py_ssize_t size) noexcept:
         if not self._has_ring:
@@ -256,7 +279,7 @@ cdef class Pool:
                 self.prepare_fallback()
             except Exception:
                 return -1
-        return self._pick_hash(fr_xxh64(key, <size_t>size, self._seed))
+        return self._pick_ranked(fr_xxh64(key, <size_t>size, self._seed), NULL, 0)
 
     cdef bint takes_bound(self, int slot) noexcept:
         return 0 <= slot < self._table.capacity and self._table.bound[slot]
@@ -273,13 +296,37 @@ cdef class Pool:
         slot = self._table.slot_of.get(name)
         return -1 if slot is None else slot
 
+    cdef bint has_room(self, int slot) noexcept:
+        cdef uint16_t place
+        if not 0 <= slot < self._table.capacity or self._objects[slot] == NULL:
+            return False
+        place = self._p.place_of[slot]
+        if place != FR_NO_SLOT:
+            return fr_has_room(&self._p.eligible, self._p.loads, place)
+        limit = (<object>self._objects[slot]).max_connections
+        return not limit or fr_loads_of(self._p.loads, self._p.column_of[slot]) < limit
+
+    cdef void charge(self, int slot) noexcept:
+        if 0 <= slot < self._table.capacity and self._p.place_of[slot] != FR_NO_SLOT:
+            fr_round_robin_charge(&self._p.turns, self._p.place_of[slot])
+
     cdef void begin(self, int slot) noexcept:
         if 0 <= slot < self._table.capacity:
             fr_counters_begin(&self._table.counters[slot])
+            fr_policies_begin(self._p, <uint16_t>slot)
 
     cdef void end(self, int slot, bint failed, uint64_t latency_ns) noexcept:
         if 0 <= slot < self._table.capacity:
             fr_counters_end(&self._table.counters[slot], failed, latency_ns)
+            fr_policies_end(self._p, <uint16_t>slot, failed, latency_ns)
+            if self._queue is not None:
+                self._wake()
+
+    cdef void _wake(self) noexcept:
+        try:
+            self._queue.wake()
+        except Exception as error:
+            sys.unraisablehook(sys.UnraisableHookArgs((type(error), error, error.__traceback__, "in a queue of a pool", self)))
 
     # ---- several at once, and what tools ask ----
 
@@ -358,8 +405,11 @@ cdef class Pool:
                 from_, to = <const uint64_t *>source.buf, <uint16_t *>target.buf
                 for i in range(count):
                     if self._policy == POLICY_DIALECT:
-                        found = self._pick_dialect(from_[i], NULL, 0)
-                        to[i] = FR_NO_SLOT if found < 0 else <uint16_t>found
+                        slot = self._dialect.slot_of(from_[i]) if self._p.eligible.count else FR_NO_SLOT
+                        if slot != FR_NO_SLOT and not self._unbound[slot]:
+                            found = self._pick_next(from_[i], NULL, 0)
+                            slot = FR_NO_SLOT if found < 0 else <uint16_t>found
+                        to[i] = slot
                         continue
                     if self._first != NULL:
                         slot = self._first[fr_mulhi64(from_[i], self._cells)]
@@ -387,7 +437,8 @@ cdef class Pool:
     def candidates(self, key, n):
         """At most n distinct eligible servers, the pick first, then where to go if it fails. Nothing is counted.
 
-        With `hash` and a key: the ring's order. Else: round robin's coming picks.
+        With `hash` and a key: the ring's order (a bound on load may pass over the first). `least-connections`: by load.
+        `round-robin`: the coming picks; the policies that draw: the servers in turn.
 
         Raises:
             UsageError: as select() does; n negative or no whole number.
@@ -404,27 +455,47 @@ cdef class Pool:
             raise UsageError(f"n {n!r}: accepted are whole numbers from 0")
         if self._policy == POLICY_DIALECT and size > 0:
             found = self._walked_slots(self._dialect.hash_key(data, <size_t>size), n)
-        elif self._policy == POLICY_HASH and size > 0:
+        elif self._policy == FR_HASH and size > 0:
             if self._first != NULL:
                 cell = fr_mulhi64(fr_xxh64(data, <size_t>size, self._seed), self._cells)
                 found = self._ranked_slots(cell, n)
         else:
             seen = set()
-            for ahead in range(fr_round_robin_length(&self._round_robin) if self._round_robin.count else 0):
+            if self._policy == FR_LEAST_CONNECTIONS:
+                found = self._least_loaded(min(n, LISTED_MAX))
+                seen.update(found)
+            for ahead in range(fr_round_robin_length(&self._p.turns) if self._p.turns.count else 0):
                 if len(found) >= n:
                     break
-                slot = fr_round_robin_peek(&self._round_robin, self._cursor, ahead)
+                slot = fr_round_robin_peek(&self._p.turns, self._p.cursor, ahead)
                 if slot not in seen:
                     seen.add(slot)
                     found.append(slot)
         return tuple([<object>self._objects[<int>slot] for slot in found[:n]])
 
     def _walked_slots(self, hash, n):
-        cdef int count = min(n, self._round_robin.count), i
+        cdef int count = min(n, <int>self._p.eligible.count), i
         cdef bytearray room = bytearray(2 * count + 2)
         cdef uint16_t *out = <uint16_t *><char *>room
         count = self._dialect.walk(hash, self._unbound, NULL, 0, out, count) if count else 0
         return [out[i] for i in range(count)]
+
+    def _least_loaded(self, n):
+        # The n least loaded as they would be picked one after the other; the turn stays whose it is.
+        cdef uint64_t word = self._p.cursor[0]
+        cdef uint64_t *cursor = self._p.cursor
+        cdef uint16_t listed[LISTED_MAX]
+        cdef uint32_t place
+        cdef int count = 0
+        self._p.cursor = &word
+        while count < n and self._p.eligible.count:
+            place = fr_least_open(self._p, listed, count)
+            if place >= self._p.eligible.count:
+                break
+            listed[count] = self._p.eligible.slots[place]
+            count += 1
+        self._p.cursor = cursor
+        return [listed[i] for i in range(count)]
 
     def _ranked_slots(self, cell, n):
         found = list(self._ring.choices(cell))
@@ -450,14 +521,17 @@ cdef class Pool:
         if slot < 0:
             raise self._none_available()
         made = PoolRequest.__new__(PoolRequest)
-        made.pool, made.server, made.slot, made.reason, made.key = self, <object>self._objects[slot], slot, "policy", key
+        made.pool, made.server, made.slot, made.reason, made.key = self, <object>self._objects[slot], slot, self.reason(), key
         return made
 
     cdef object _none_available(self):
         reasons = {}
         for server in self._servers:
             state = self._states[server.name]
-            reasons[server.name] = _STATES[state] if state != FR_READY else "weight 0" if not server.weight else "ready"
+            reasons[server.name] = (
+                _STATES[state] if state != FR_READY else "weight 0" if not server.weight else "ready"
+                if self.has_room(self._table.slot_of[server.name]) else f"full (max_connections {server.max_connections})"
+            )
         return NoServerAvailable(self.name, reasons)
 
     # ---- control plane ----
@@ -485,8 +559,22 @@ cdef class Pool:
         code = _STATES.index(state)
         with self._lock:
             self._known(name)
-            if self._states[name] != code:
+            if self._states[name] == code:
+                return
+            was_down, returned_ms = self._was_down, self._returned_ms
+            if self._options.ramp[0] and code in (FR_DOWN, FR_READY):
+                # The clock starts when the swap below is in force; a swap that raises leaves both as they were.
+                self._returned_ms = {other: since for other, since in returned_ms.items() if other != name}
+                if code == FR_DOWN:
+                    self._was_down = was_down | {name}
+                elif name in was_down:
+                    self._was_down = was_down - {name}
+                    self._returned_ms[name] = fr_now_ms(&self._p.clock)
+            try:
                 self._swap(self._servers, {**self._states, name: code})
+            except BaseException:
+                self._was_down, self._returned_ms = was_down, returned_ms
+                raise
 
     def set_weight(self, name, weight):
         """Change a server's weight, 0..65535; 0 takes no unbound request. Counters and bindings stay.
@@ -521,19 +609,9 @@ cdef class Pool:
         cdef tuple main_inputs = self._main_inputs, backup_inputs = self._backup_inputs
         cdef tuple dialect_inputs = self._dialect_inputs
         cdef Ring dialect = self._dialect
-        cdef fr_round_robin round_robin
-        cdef fr_random random
-        cdef uint16_t *slot_list
-        cdef uint32_t *weight_list
-        cdef uint32_t i, count
-        cdef int status
         self._point()
         self._table.release_old_blocks()
-        ready = [server for server in servers if states[server.name] == FR_READY]
-        eligible = [server for server in ready if server.weight and not server.backup]
-        on_backup = not eligible
-        if on_backup:
-            eligible = [server for server in ready if server.weight]
+        ready, eligible, on_backup, panicking = _arguments.eligible_of(servers, states, self._options.panic_ratio)
         with_ring = with_ring or self._has_ring
         if with_ring:
             inputs = _arguments.ring_inputs(servers, slots, False)
@@ -555,47 +633,48 @@ cdef class Pool:
                 dialect = _dialects.make_ring(self.ring, inputs, self._seed, self._ring_options)
                 dialect_inputs = inputs
         unbound = [slots[server.name] for server in eligible]
-        count = <uint32_t>len(eligible)
-        slot_list = <uint16_t *>malloc((count + 1) * sizeof(uint16_t))
-        weight_list = <uint32_t *>malloc((count + 1) * sizeof(uint32_t))
-        status = -1
-        if slot_list != NULL and weight_list != NULL:
-            for i in range(count):
-                slot_list[i], weight_list[i] = unbound[i], eligible[i].weight
-            with nogil:
-                status = fr_round_robin_init(&round_robin, slot_list, weight_list, count)
-                if status == 0:
-                    status = fr_random_init(&random, slot_list, weight_list, count)
-                    if status != 0:
-                        fr_round_robin_free(&round_robin)
-        free(slot_list)
-        free(weight_list)
-        if status != 0:
-            raise MemoryError(f"no memory for the tables of pool {self.name!r}")
+        columns = self._columns(servers, slots)
+        now_ms = fr_now_ms(&self._p.clock)
+        window_ms = self._options.ramp[0]
+        returned_ms = {
+            name: since for name, since in self._returned_ms.items() if name in slots and since + window_ms > now_ms
+        }
+        self._policies.stage([
+            (slots[server.name], columns[server.name], server.weight, server.max_connections,
+             returned_ms.get(server.name, 0), _salt(server.name)) for server in eligible
+        ])
+        fresh = [slot for name, slot in slots.items() if self._table.slot_of.get(name) != slot]
         old = (self._dialect, self._ring, self._main_ring, self._backup_ring, self._overlay, self._servers)
-        self._table.commit(servers, slots, states, unbound)
-        fr_round_robin_free(&self._round_robin)
-        fr_random_free(&self._random)
-        self._round_robin, self._random = round_robin, random
+        self._table.commit(servers, slots, states, unbound, panicking)
+        self._policies.commit([(slots[name], columns[name]) for name in slots], fresh, panicking)
+        self._returned_ms = returned_ms
+        self._was_down = {name for name in self._was_down if name in slots}
+        self.panicking = panicking
         self._main_ring, self._main_inputs = main_ring, main_inputs
         self._backup_ring, self._backup_inputs = backup_ring, backup_inputs
         self._dialect, self._dialect_inputs, self._declared = dialect, dialect_inputs, declared
         self._ring, self._overlay, self._has_ring = ring, overlay, with_ring
         self.version += servers is not self._servers
-        self._servers, self._states, self.ready_count = servers, states, len(ready)
+        self._servers, self._states, self.ready_count = servers, states, ready
         self._point()
         del old
         return 0
 
+    def _columns(self, servers, slots):
+        # Where each server's count stands in a row of loads.
+        if self._policies.loads_zone is None:
+            return slots
+        return {server.name: self._policies.loads_zone.server_slot(self.fleet, self.name, server.name) for server in servers}
+
     cdef int _point(self) except -1:
         self._unbound, self._objects = self._table.unbound, self._table.objects
         self._first = self._ring.first if self._ring is not None else NULL
-        self._cells = self.slots
+        self._cells, self._direct = self.slots, self._p.direct
         return 0
 
     def hold_clock(self, now_ms):
         """Stand still at now_ms (0: go on with the machine's clock): what a test of latencies needs."""
-        self._clock.manual_ms = now_ms
+        self._p.clock.manual_ms = now_ms
 
     # ---- slots, for those who remember decisions (fastroute.affinity) ----
 
@@ -628,6 +707,18 @@ cdef class Pool:
             return []
         return self._ranked_slots(fr_mulhi64(fr_xxh64(<const char *>key, len(key), self._seed), self._cells), n)[:n]
 
+    def reason(self):
+        """The reason that a selection by policy carries now: "policy", or "panic"."""
+        return "panic" if self.panicking else "policy"
+
+    def room_in(self, int slot):
+        """May one more request go to this slot as far as max_connections goes?"""
+        return self.has_room(slot)
+
+    def charge_slot(self, int slot):
+        """A bound request went to this slot: with charge_sticky round robin's sequence pays for it."""
+        self.charge(slot)
+
     def reasons(self):
         """Server name -> why it takes no unbound request ("ready": it does)."""
         return self._none_available().reasons
@@ -658,8 +749,18 @@ cdef class Pool:
 
     def statistics(self):
         """A moment's copy: PoolStatistics, with a ServerStatistics per server in the order of the names."""
-        rows = tuple([self._table.statistics_of(server) for server in self._servers])
-        return PoolStatistics(self.name, self.policy, self.ring, self.ready_count, rows)
+        cdef int slot
+        cdef list rows = []
+        self._policies.look()
+        for server in self._servers:
+            slot = self._table.slot_of[server.name]
+            rows.append(self._table.statistics_of(
+                server, _rounded(self._policies.weight_of(slot, server.weight)),
+                fr_loads_of(self._p.loads, self._p.column_of[slot])
+            ))
+        return PoolStatistics(
+            self.name, self.policy, self.ring, self.ready_count, tuple(rows), bool(self.panicking), self._p.panic_picks
+        )
 
     def __repr__(self):
         return f"<Pool {self.name!r} {self.policy}: {len(self._servers)} servers, {self.ready_count} ready>"
@@ -667,6 +768,16 @@ cdef class Pool:
 
 def _names_of(servers):
     return tuple([server.name for server in servers])
+
+
+cdef uint64_t _salt(str name) except? 0:
+    # Which of its keys a ramping server takes first: by its name, so that replicas agree.
+    cdef bytes raw = name.encode("utf-8", "surrogatepass")
+    return fr_xxh64(<const char *>raw, len(raw), RAMP_SEED)
+
+
+cdef _rounded(double weight):
+    return int(weight) if weight == int(weight) else round(weight, 3)
 
 
 cdef int _get_buffer(object given, Py_buffer *view, str name, bytes formats, Py_ssize_t item_bytes, int flags) except -1:
@@ -695,13 +806,13 @@ cdef class PoolRequest(Selection):
         if self._entered:
             raise UsageError("a request is entered once")
         self._entered = True
-        self._began_ns = fr_precise_ns(&pool._clock)
+        self._began_ns = fr_precise_ns(&pool._p.clock)
         pool.begin(self.slot)
         return self
 
     def __exit__(self, kind, error, traceback):
         cdef Pool pool = self.pool
-        cdef uint64_t passed_ns = fr_precise_ns(&pool._clock) - self._began_ns
+        cdef uint64_t passed_ns = fr_precise_ns(&pool._p.clock) - self._began_ns
         if error is not None and isinstance(error, Exception):
             self._failed = True
         pool.end(self.slot, self._failed, 0 if self._failed else passed_ns + (passed_ns == 0))

@@ -27,9 +27,10 @@ SERVERS_MAX = FR_NO_SLOT
 
 ServerStatistics = namedtuple(
     "ServerStatistics",
-    "name address state weight weight_effective backup in_flight requests_total failures_total latency_ms",
+    "name address state weight weight_effective backup in_flight requests_total failures_total latency_ms in_flight_zone",
 )
-ServerStatistics.__doc__ = "One server's row of Pool.statistics(): a moment's copy. latency_ms is 0.0 until one was measured."
+ServerStatistics.__doc__ = """One server's row of Pool.statistics(): a moment's copy. latency_ms is 0.0 until one was measured;
+in_flight counts this process's requests, in_flight_zone those of all processes of the zone."""
 
 
 cdef class ServerTable:
@@ -83,7 +84,7 @@ cdef class ServerTable:
             at += 1
         return slots
 
-    cdef int commit(self, tuple servers, dict slots, dict states, list unbound_slots) except -1:
+    cdef int commit(self, tuple servers, dict slots, dict states, list unbound_slots, bint panic) except -1:
         cdef int slot
         cdef set gone = {slot for name, slot in self.slot_of.items() if slots.get(name) != slot}
         cdef list old = list(self.members)      # keeps the present objects alive until the arrays point elsewhere
@@ -103,6 +104,8 @@ cdef class ServerTable:
             self.bound[slot] = self.state[slot] == FR_READY or self.state[slot] == FR_DRAINING
         for slot in unbound_slots:
             self.unbound[slot] = 1
+            if panic:
+                self.bound[slot] = 1
         self.slot_of = slots
         del old
         return 0
@@ -111,11 +114,11 @@ cdef class ServerTable:
         self.blocks = [self.blocks[len(self.blocks) - 1]]
         return 0
 
-    def statistics_of(self, server):
+    def statistics_of(self, server, weight_effective, in_flight_zone):
         """The row of one server that stands in the table."""
         cdef int slot = self.slot_of[server.name]
         cdef fr_counters *c = &self.counters[slot]
         return ServerStatistics(
-            server.name, server.address, _STATES[self.state[slot]], server.weight, server.weight, server.backup,
-            c.in_flight, c.total, c.failures, c.latency_ewma_ns / 1e6,
+            server.name, server.address, _STATES[self.state[slot]], server.weight, weight_effective, server.backup,
+            c.in_flight, c.total, c.failures, c.latency_ewma_ns / 1e6, in_flight_zone,
         )

@@ -16,6 +16,7 @@ import os
 import stat
 import struct
 import warnings
+import weakref
 from typing import NamedTuple
 
 cimport cython
@@ -106,6 +107,15 @@ cdef extern from "fr_bucket.h" nogil:
     int fr_aff_bucket_records(const fr_table *table, uint32_t index, uint32_t now_tick, fr_fingerprint *keys,
                               fr_binding *bindings) noexcept
 
+cdef extern from "fr_zone_loads.h" nogil:
+    const fr_load_process *fr_zone_processes(const fr_zone *zone) noexcept
+    int32_t *fr_zone_load_row(const fr_zone *zone, uint32_t row) noexcept
+    uint64_t fr_pid_namespace() noexcept
+    int fr_loads_enter(fr_zone *zone) noexcept
+    void fr_loads_leave(fr_zone *zone, int row) noexcept
+    void fr_loads_look(fr_zone *zone, int own_row, uint32_t *next_row, uint64_t own_namespace, uint64_t now_ms) noexcept
+    int fr_loads_reap(fr_zone *zone, uint32_t row, uint64_t own_namespace) noexcept
+
 cdef extern from *:
     """
     static fr_stripe *fr_stripe_of(const fr_zone *zone, uint32_t i)
@@ -132,6 +142,17 @@ SAMPLE_BUCKETS = 2048
 
 CREATE_ATTEMPTS_MAX = 16
 """Rounds of "open, else create" before giving up: one suffices unless others keep unlinking the segment."""
+
+_open_zones = weakref.WeakSet()
+"""Those with a row of loads: a forked child needs a row of its own."""
+
+
+def _after_fork():
+    for zone in tuple(_open_zones):
+        (<Zone>zone)._leave_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 _HEADER = struct.Struct("<QIIQ16s")
 
@@ -193,6 +214,7 @@ cdef class Zone:
         if len(digest) != FR_ZONE_IDENTITY_BYTES:
             raise UsageError(f"zone identity of {len(digest)} bytes: accepted are {FR_ZONE_IDENTITY_BYTES}")
         self.name = name
+        self.load_row = -1
         size_bytes = parse_size_bytes(size, name="zone size")
         if not FR_ZONE_BYTES_MIN <= size_bytes <= FR_ZONE_BYTES_MAX:
             raise UsageError(f"zone size {size!r}: accepted are 256KiB to 64GiB")
@@ -216,6 +238,7 @@ cdef class Zone:
     def __dealloc__(self):
         self.unmap()
         free(self.blocked_until_ms)
+        free(self.own_loads)
 
     # ---- opening
 
@@ -362,6 +385,8 @@ cdef class Zone:
 
     cdef void unmap(self) noexcept:
         if self.view.base != NULL:
+            fr_loads_leave(&self.view, self.load_row)
+            self.load_row = -1
             munmap(self.view.base, self.size_bytes)
             self.view.base = NULL
 
@@ -457,6 +482,60 @@ cdef class Zone:
             UsageError: 256 pools are there already, a stopped process holds the directory, or the zone is closed.
         """
         return <uint64_t><size_t>self.pool_cursor(fleet, pool)
+
+    cdef uint32_t pool_column(self, str fleet, str pool) except? 0xFFFFFFFF:
+        return self.view.plan.server_entries + <uint32_t>self._enter(FR_ENTRY_POOL, (fleet, pool))
+
+    # ---- loads
+
+    cdef fr_loads *join_loads(self) except NULL:
+        self._require_open()
+        if self.loads.own == NULL:
+            self.pid_namespace = fr_pid_namespace()
+            self._take_row()
+            self.pins += 1              # never given back: the address is good as long as this object
+            _open_zones.add(self)
+        return &self.loads
+
+    cdef int _take_row(self) except -1:
+        self.loads.words = self.view.plan.load_words
+        with nogil:
+            self.load_row = fr_loads_enter(&self.view)
+        if self.load_row < 0:
+            # All rows are taken: this process counts for itself.
+            if self.own_loads == NULL:
+                self.own_loads = <int32_t *>calloc(self.loads.words, sizeof(int32_t))
+                if self.own_loads == NULL:
+                    raise MemoryError("no memory for the loads of a zone")
+            self.loads.processes, self.loads.row_count, self.loads.own = NULL, 1, self.own_loads
+            warnings.warn(f"zone {self.name!r}: all {self.view.plan.load_rows} rows of loads belong to other processes; this "
+                          "one balances by its own requests alone. A larger zone has more rows.", RuntimeWarning, stacklevel=3)
+        else:
+            self.loads.processes, self.loads.row_count = fr_zone_processes(&self.view), self.view.plan.load_rows
+            self.loads.rows, self.loads.own = fr_zone_load_row(&self.view, 0), fr_zone_load_row(&self.view, <uint32_t>self.load_row)
+        return 0
+
+    def _leave_parent(self):
+        # In a forked child: the row is the parent's.
+        if self.view.base != NULL and self.loads.own != NULL:
+            self.load_row = -1
+            free(self.own_loads)
+            self.own_loads = NULL
+            self._take_row()
+
+    cdef void look(self, uint64_t now_ms) noexcept:
+        self.looked_ms = now_ms
+        if self.view.base != NULL:
+            fr_loads_look(&self.view, self.load_row, &self.look_next, self.pid_namespace, now_ms)
+
+    def reap(self):
+        """Give up the loads of processes that are gone, now; how many there were. Picks do it in time by themselves."""
+        cdef uint32_t row, found = 0
+        self._require_open()
+        for row in range(self.view.plan.load_rows):
+            if <int>row != self.load_row:
+                found += fr_loads_reap(&self.view, row, self.pid_namespace if self.pid_namespace else fr_pid_namespace())
+        return found
 
     # ---- looking
 

@@ -6,22 +6,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastroute._core.base cimport fr_clock
 from fastroute._core.ring cimport Ring
+from fastroute._core.policies cimport Policies, fr_policies
 from fastroute._core.ring_table cimport TableRing
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable
-
-cdef extern from "fr_rand.h" nogil:
-    ctypedef struct fr_xoshiro:
-        uint64_t s[4]
-
-cdef extern from "fr_policy_round_robin.h" nogil:
-    ctypedef struct fr_round_robin:
-        uint32_t count
-        uint32_t period
-
-cdef extern from "fr_policy_random.h" nogil:
-    ctypedef struct fr_random:
-        uint32_t count
 
 cdef class Pool:
     cdef readonly str name
@@ -32,13 +20,15 @@ cdef class Pool:
     cdef uint64_t _cells
     cdef const uint8_t *_unbound            # the server table's arrays
     cdef PyObject **_objects
-    cdef uint64_t *_cursor                  # round robin's, private or the zone's
-    cdef fr_round_robin _round_robin
-    cdef fr_random _random
-    cdef fr_xoshiro _xoshiro
+    cdef const uint8_t *_direct             # 1: a key's first choice may be taken without a look at anything else
+    cdef fr_policies *_p                    # _policies.state
     # Kept for the rest:
-    cdef uint64_t _own_cursor
-    cdef fr_clock _clock
+    cdef Policies _policies
+    cdef object _options                    # checked arguments: fastroute._core.pool_arguments.Options
+    cdef dict _returned_ms                  # name -> when a server that was down became ready (its ramp runs)
+    cdef set _was_down                      # names that will ramp when they become ready
+    cdef object _queue                      # waiters of acquire(), or None
+    cdef readonly bint panicking            # so few servers are ready that all are used
     cdef object _zone
     cdef readonly str fleet
     cdef readonly str policy
@@ -77,15 +67,22 @@ cdef class Pool:
     cdef object server_in(self, int slot)
     # Slot of a name, -1 when it is not in the pool.
     cdef int slot_of_name(self, str name) noexcept
+    # May one more request go there as far as max_connections goes?
+    cdef bint has_room(self, int slot) noexcept
+    # A bound request went there: round robin's sequence pays for it where charge_sticky says so.
+    cdef void charge(self, int slot) noexcept
     # Count a request in and out: in_flight, totals, failures, latency (0 = not measured).
     cdef void begin(self, int slot) noexcept
     cdef void end(self, int slot, bint failed, uint64_t latency_ns) noexcept
 
     cdef int _pick_hash(self, uint64_t hash) noexcept
-    cdef int _pick_dialect(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
+    cdef int _pick_guarded(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
+    cdef int _pick_dialect(self, uint64_t hash) noexcept
+    cdef int _pick_next(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
     cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
     cdef int _pick_object(self, object key) except -2
     cdef object _none_available(self)
+    cdef void _wake(self) noexcept
     cdef int _swap(self, tuple servers, dict states, bint with_ring=*, tuple declared=*) except -1
     cdef int _point(self) except -1
 

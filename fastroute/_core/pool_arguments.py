@@ -3,19 +3,126 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from fastroute._core.dialects import DIALECTS
 from fastroute._core.server_table import SERVERS_MAX
 from fastroute.errors import UsageError
-from fastroute.model import Server
+from fastroute.model import STATES, Server, parse_duration_s
 
-POLICIES = ("round-robin", "random", "hash")
-"""In the order of POLICY_* in ext/pool.pyx."""
+_READY, _DOWN, _EJECTED = (STATES.index(state) for state in ("ready", "down", "ejected"))
 
-POLICIES_PLANNED = ("least-connections", "two-choices", "peak-ewma", "prequal")
+POLICIES = ("round-robin", "random", "hash", "least-connections", "two-choices", "peak-ewma", "prequal")
+"""In the order of the FR_* constants in ext/fr_policies.h."""
+
+POLICIES_PLANNED: tuple[str, ...] = ()
+
+RAMPS = ("envoy", "haproxy")
+"""Ramps of slow start; fastroute/routing/slow_start.py has them as functions."""
+
+MAX_LOAD_PERCENT_MAX = 10_000
+"""A bound of 100 times the average bounds nothing."""
+
+PENDING_MAX = 1_000_000
+"""Most requests that may wait in acquire()."""
 
 RINGS = ("table", *DIALECTS)
+
+
+class Options(NamedTuple):
+    """The checked arguments of a pool that are more than a value."""
+
+    bound: tuple[int, int]
+    """(max_load in percent, 0 for none; floor)"""
+    ramp: tuple[int, float, float, bool]
+    """(window in milliseconds, 0 for none; aggression; smallest part; HAProxy's ramp)"""
+    panic_ratio: float
+    pending: int
+    pending_s: float
+
+
+def check_options(
+    policy: str,
+    max_load: object,
+    max_load_floor: object,
+    charge_sticky: object,
+    slow_start: object,
+    panic: object,
+    pending: object,
+    pending_time: object,
+) -> Options:
+    """The options as the compiled core takes them.
+
+    Raises:
+        UsageError: an argument outside its range, or one that the policy has no use for.
+    """
+    percent = 0
+    if max_load is not None:
+        if isinstance(max_load, bool) or not isinstance(max_load, (int, float)) or not math.isfinite(max_load):
+            raise UsageError(f"max_load {max_load!r}: accepted are None, 0 and 1.01 to 100")
+        percent = round(max_load * 100)
+        if max_load and not 101 <= percent <= MAX_LOAD_PERCENT_MAX:
+            raise UsageError(f"max_load {max_load!r}: accepted are None, 0 and 1.01 to 100 (at 1 no request could be placed)")
+        if percent and policy != "hash":
+            raise UsageError(f'max_load {max_load!r}: it bounds policy "hash"; {policy!r} balances by itself')
+    if isinstance(max_load_floor, bool) or not isinstance(max_load_floor, int) or not 1 <= max_load_floor <= 65_535:
+        raise UsageError(f"max_load_floor {max_load_floor!r}: accepted are whole numbers from 1 to 65535")
+    if not isinstance(charge_sticky, bool):
+        raise UsageError(f"charge_sticky {charge_sticky!r}: accepted are True and False")
+    if charge_sticky and policy != "round-robin":
+        raise UsageError(f'charge_sticky charges policy "round-robin"; the policy is {policy!r}')
+    ratio = _number("panic", panic, 0, 1)
+    if isinstance(pending, bool) or not isinstance(pending, int) or not 0 <= pending <= PENDING_MAX:
+        raise UsageError(f"pending {pending!r}: accepted are whole numbers from 0 to {PENDING_MAX}")
+    pending_s = parse_duration_s(pending_time, name="pending_time")
+    return Options((percent, max_load_floor), _ramp(slow_start), ratio, pending, pending_s)
+
+
+def _number(what: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high:
+        return float(value)
+    raise UsageError(f"{what} {value!r}: accepted are numbers from {low} to {high}")
+
+
+def _ramp(slow_start: object) -> tuple[int, float, float, bool]:
+    if slow_start is None:
+        return (0, 1.0, 0.1, False)
+    if not isinstance(slow_start, Mapping):
+        raise UsageError(f"slow_start: found {type(slow_start).__name__}; accepted is a mapping or None")
+    if unknown := sorted(str(key) for key in set(slow_start) - {"window", "aggression", "min_weight", "ramp"}):
+        raise UsageError(f"slow_start: {', '.join(unknown)} unknown; accepted: window, aggression, min_weight, ramp")
+    window_s = parse_duration_s(slow_start.get("window", 0), name="slow_start window")
+    aggression = _number("slow_start aggression", slow_start.get("aggression", 1.0), 0.01, 100)
+    min_weight = _number("slow_start min_weight", slow_start.get("min_weight", 0.1), 0.001, 1)
+    ramp = slow_start.get("ramp", "envoy")
+    if ramp not in RAMPS:
+        raise UsageError(f"slow_start ramp {ramp!r}: accepted: {', '.join(RAMPS)}")
+    return (math.ceil(window_s * 1000), aggression, min_weight, ramp == "haproxy")
+
+
+def eligible_of(
+    servers: tuple[Server, ...], states: Mapping[str, int], panic_ratio: float
+) -> tuple[int, list[Server], bool, bool]:
+    """Who may take unbound requests: (how many are ready, the eligible, are they backups, is it panic).
+
+    Panic: so small a part of the servers that could be ready is, that the rest would be overrun; then those that are down
+    or ejected are used as well. What an operator took out (draining, maintenance) stays out. While no main server is
+    ready and a backup is, the backups take over and there is no panic.
+    """
+    ready = [server for server in servers if states[server.name] == _READY]
+    main = [server for server in ready if server.weight and not server.backup]
+    backups = [server for server in ready if server.weight and server.backup]
+    if panic_ratio and (main or not backups):
+        could = [
+            server
+            for server in servers
+            if server.weight and not server.backup and states[server.name] in (_READY, _DOWN, _EJECTED)
+        ]
+        if could and len(main) < panic_ratio * len(could):
+            return len(ready), could, False, True
+    return len(ready), main or backups, not main, False
 
 
 def check_choice(kind: str, value: object, known: tuple[str, ...], planned: tuple[str, ...] = ()) -> str:

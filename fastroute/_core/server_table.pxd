@@ -27,8 +27,9 @@ cdef class ServerTable:
     cdef fr_counters *counters
     # Slot for each name (a dict), keeping those that are known; grows the arrays, changes no member. May raise.
     cdef dict assign(self, list names)
-    # Make (servers, slots, state codes by name, unbound slots) the present; cannot fail once `assign` gave the slots.
-    cdef int commit(self, tuple servers, dict slots, dict states, list unbound_slots) except -1
+    # Make (servers, slots, state codes by name, unbound slots) the present; in panic they take bound
+    # requests too, whatever their state. Cannot fail once `assign` gave the slots.
+    cdef int commit(self, tuple servers, dict slots, dict states, list unbound_slots, bint panic) except -1
     cdef int _grow(self, int capacity) except -1
     # Free what `assign` replaced; nobody holds an address into it any more.
     cdef int release_old_blocks(self) except -1

@@ -11,15 +11,16 @@ class ServerStatistics(NamedTuple):
     address: str
     state: str
     weight: int
-    weight_effective: int
+    weight_effective: float
     backup: bool
     in_flight: int
     requests_total: int
     failures_total: int
     latency_ms: float
+    in_flight_zone: int
 
 @disjoint_base
 class ServerTable:
     @property
     def capacity(self) -> int: ...
-    def statistics_of(self, server: Server) -> ServerStatistics: ...
+    def statistics_of(self, server: Server, weight_effective: float, in_flight_zone: int) -> ServerStatistics: ...
