@@ -28,6 +28,10 @@ __all__ = ["Proxy"]
 DRAIN_LOOK_S = 0.02
 """How often a drain looks whether the last connection has ended."""
 
+IDLE_GRACE_S = 1.0
+"""How long a draining proxy keeps idle connections open: a request that is already on its way is still answered, with
+`Connection: close`, instead of meeting a closed connection."""
+
 
 class Proxy:
     """A reverse proxy.
@@ -98,12 +102,14 @@ class Proxy:
             return
         loop = asyncio.get_running_loop()
         end_s = loop.time() + timeout_s
+        idle_until_s = loop.time() + min(IDLE_GRACE_S, timeout_s / 2)
         self._engine.drain()
         for listener in self._listeners:
             listener.stop_accepting()
         while True:
-            for listener in self._listeners:
-                listener.relay.close_idle()
+            if loop.time() >= idle_until_s:
+                for listener in self._listeners:
+                    listener.relay.close_idle()
             if not any(listener.relay.connections for listener in self._listeners) or loop.time() >= end_s:
                 break
             await asyncio.sleep(min(DRAIN_LOOK_S, max(0.0, end_s - loop.time())))
