@@ -34,7 +34,8 @@ $(VENV)/.created: | system-build
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py
-	$(BIN)/python -m pip install -q --no-build-isolation -e . 2>&1 | grep -v 'warning\|Warning' ; test -x $(BIN)/fastroute
+	@echo "building fastroute into $(VENV) (some minutes on two cores)"
+	@$(BIN)/python -m pip install -q --no-build-isolation -e . > $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed
