@@ -11,13 +11,19 @@ from fastroute._core.pool cimport Pool
 
 
 def rings_in_force(Pool pool not None):
-    """The ring that answers for a key now, and the overlay over it.
+    """The rings that answer for a key now.
 
     Returns:
-        (ring, overlay): the ring of the main servers, or of the backups when it is their turn, None before one was
-        needed; the overlay for cells none of whose listed choices is ready, or None.
+        (dialect, table, overlay): the ring that `hash` picks from when it is not the table, or None; the table, of the
+        main servers or of the backups when it is their turn, None before it was needed; the table's overlay for cells
+        none of whose listed choices is ready, or None.
     """
-    return pool._ring, pool._overlay
+    return pool._dialect, pool._ring, pool._overlay
+
+
+def ring_options_of(Pool pool not None):
+    """A copy of the options of the pool's ring."""
+    return dict(pool._ring_options)
 
 
 def now_tick():

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastroute._core.affinity_view import AffinityView, Binding
+from fastroute._core.hashes import xxh64
 from fastroute._core.pool import Pool
 from fastroute._core.pool_rings import rings_in_force
-from fastroute._core.ring_table import TableRing
 from fastroute.errors import UsageError
 
 __all__ = ["Candidate", "Explanation", "StoreAnswer", "ZoneBinding", "explain", "ring_order"]
@@ -185,7 +185,7 @@ def explain(
     if agreed:  # where a bound key goes next is not the policy's choice: every replica computes it alike
         fallbacks = [names[slot] for slot in pool.fallback_slots(raw or b"", len(pool))]
     hashed = bool(raw) and (pool.policy == "hash" or agreed)
-    ring, ranks, numbers = _ring_numbers(pool, raw or b"", names) if hashed else (None, {}, {})
+    ring, ranks, numbers = _ring_numbers(pool, raw or b"", names, agreed) if hashed else (None, {}, {})
     drawing = drawn and pick is None
     order = [] if drawing else list(dict.fromkeys([*([pick] if pick else []), *fallbacks]))
     bound = pick if reason.startswith("affinity") else None
@@ -207,13 +207,19 @@ def explain(
     )
 
 
-def ring_order(pool: Pool, hash: int) -> list[int]:
-    """All slots of the ring in force in the order in which it offers them for a hash, states left aside."""
-    ring, overlay = rings_in_force(pool)
+def ring_order(pool: Pool, hash: int, *, table: bool = False) -> list[int]:
+    """All slots of the ring in force in the order in which it offers them for a hash, states left aside.
+
+    Args:
+        pool: whose ring.
+        hash: of the key, as that ring hashes keys.
+        table: the table that every replica falls back on, also where `hash` picks from another ring.
+    """
+    dialect, ring, overlay = rings_in_force(pool)
+    if dialect is not None and not table:
+        return list(dialect.candidates_of_hash(hash, len(dialect)))
     if ring is None:
         return []
-    if not isinstance(ring, TableRing):
-        return list(ring.candidates_of_hash(hash, len(ring)))
     cell = ring.cell_of(hash)
     listed = list(ring.choices(cell))
     if overlay is not None:
@@ -340,18 +346,20 @@ def _deterministic(pool: Pool, raw: bytes, reason: str, because: str) -> Decided
     return pool.server_at(slots[0]).name, reason, f"{because}; {answer}: the first eligible server of the ring", True
 
 
-def _ring_numbers(pool: Pool, raw: bytes, names: dict[int, str]) -> tuple[str | None, dict[str, int], dict[str, Any]]:
+def _ring_numbers(
+    pool: Pool, raw: bytes, names: dict[int, str], agreed: bool
+) -> tuple[str | None, dict[str, int], dict[str, Any]]:
     """The ring's name, each server's place in its order for the key, and the numbers."""
-    hash = pool.hash(raw)
-    ring, _ = rings_in_force(pool)
-    ranks = {names[slot]: rank for rank, slot in enumerate(ring_order(pool, hash)) if slot in names}
+    dialect, table, _ = rings_in_force(pool)
+    agreed = agreed or dialect is None
+    hash = xxh64(raw, pool.seed) if agreed else pool.hash(raw)
+    ranks = {names[slot]: rank for rank, slot in enumerate(ring_order(pool, hash, table=agreed)) if slot in names}
     numbers: dict[str, Any] = {"hash": f"{hash:#018x}"}
-    if isinstance(ring, TableRing):
-        numbers.update(cell=ring.cell_of(hash), cells=ring.cells)
-        return "table", ranks, numbers
-    if ring is not None:
-        numbers.update(_dialect_numbers(ring, hash))
-    return pool.ring, ranks, numbers
+    if not agreed:
+        return pool.ring, ranks, {**numbers, **_dialect_numbers(dialect, hash)}
+    if table is not None:
+        numbers.update(cell=table.cell_of(hash), cells=table.cells)
+    return "table", ranks, numbers
 
 
 def _dialect_numbers(ring: Any, hash: int) -> dict[str, Any]:

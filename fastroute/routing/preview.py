@@ -27,7 +27,7 @@ from typing import Any
 from fastroute._core.affinity_table import AffinityTable
 from fastroute._core.affinity_view import AffinityView
 from fastroute._core.pool import Pool
-from fastroute._core.pool_rings import now_tick, rings_in_force
+from fastroute._core.pool_rings import now_tick, ring_options_of, rings_in_force
 from fastroute._core.ring_table import TableRing
 from fastroute.errors import UsageError
 from fastroute.model import Server
@@ -193,7 +193,7 @@ def preview(
 def scratch(pool: Pool, servers: list[Server]) -> Pool:
     """A pool of the same kind over these servers; names that are in `pool` keep their state."""
     options = {name: getattr(pool, name) for name in ("policy", "ring", "slots", "seed")}
-    made = Pool(pool.name, servers, fleet=pool.fleet, **options)
+    made = Pool(pool.name, servers, fleet=pool.fleet, ring_options=ring_options_of(pool) or None, **options)
     for server in pool.servers:
         state = pool.state_of(server.name)
         if state != "ready" and made.slot_of(server.name) >= 0:
@@ -234,21 +234,24 @@ Pairs = dict[tuple["str | None", "str | None"], float]
 
 def _pairs(before: Pool, after: Pool, samples: int, seed: int) -> tuple[Pairs, int, int]:
     """(pairs, cells compared, hashes drawn)."""
-    before.prepare_fallback()
-    after.prepare_fallback()
-    rings = rings_in_force(before)[0], rings_in_force(after)[0]
+    rings = _deciding(before), _deciding(after)
     moduli = [_modulus(ring) for ring in rings]
     if all(moduli):
         a, b = moduli
         if a and b and a + b <= CELLS_MAX:
             return _by_residue(before, after, a, b), a + b, 0
-    starts = _starts(*rings)
+    starts = _starts((rings[0], _eligible_slots(before)), (rings[1], _eligible_slots(after)))
     if starts is not None and len(starts) <= CELLS_MAX:
         return _by_arc(before, after, *starts), len(starts[0]), 0
     numbers = random.Random(seed)  # noqa: S311 - a repeatable sample, not a secret
     hashes = array.array("Q", (numbers.getrandbits(64) for _ in range(samples)))
     counts = collections.Counter(zip(_names(before, hashes), _names(after, hashes), strict=True))
     return {pair: count / samples for pair, count in counts.items()}, 0, samples
+
+
+def _deciding(pool: Pool) -> Any:
+    dialect, table, _ = rings_in_force(pool)
+    return table if dialect is None else dialect
 
 
 def _names(pool: Pool, hashes: array.array[int]) -> list[str | None]:
@@ -284,11 +287,20 @@ def _by_residue(before: Pool, after: Pool, a: int, b: int) -> Pairs:
     return {pair: count * unit for pair, count in pairs.items()}
 
 
-def _starts(old: Any, new: Any) -> tuple[list[int], int] | None:
+Sliced = tuple[Any, set[int]]
+"""A ring, and the slots that are eligible."""
+
+
+def _eligible_slots(pool: Pool) -> set[int]:
+    return {pool.slot_of(name) for name, why in eligibility(pool).items() if not why}
+
+
+def _starts(old: Sliced, new: Sliced) -> tuple[list[int], int] | None:
     """First hashes of the arcs in which both rings give one server each, and the number of hashes there are."""
-    if isinstance(old, TableRing) and isinstance(new, TableRing) and old.cells == new.cells <= CELLS_MAX:
-        return list(_cell_starts(old)), 1 << 64
-    kinds = [_own_starts(ring) for ring in (old, new)]
+    one, other = old[0], new[0]
+    if isinstance(one, TableRing) and isinstance(other, TableRing) and one.cells == other.cells <= CELLS_MAX:
+        return list(_cell_starts(one)), 1 << 64
+    kinds = [_own_starts(*of) for of in (old, new)]
     if any(kind is None for kind in kinds):
         return None
     (first, bits), (second, other_bits) = (kind for kind in kinds if kind is not None)
@@ -302,7 +314,7 @@ def _cell_starts(ring: TableRing) -> Iterator[int]:
     return (-(-(cell << 64) // ring.cells) for cell in range(ring.cells))
 
 
-def _own_starts(ring: Any) -> tuple[Iterable[int], int] | None:
+def _own_starts(ring: Any, eligible: set[int]) -> tuple[Iterable[int], int] | None:
     """(hashes at which the ring's answer may change, bits of a hash); bits 0: a ring without servers."""
     if ring is None or not ring.server_count:
         return (), 0
@@ -310,12 +322,12 @@ def _own_starts(ring: Any) -> tuple[Iterable[int], int] | None:
         return None if ring.cells > CELLS_MAX else (_cell_starts(ring), 64)
     if not hasattr(ring, "points") or 4 * ring.point_count > CELLS_MAX:
         return None
-    points = [hash for hash, _ in ring.points()]
-    bits = 64 if points[-1] >> 32 else 32
-    starts = {*points, *(point + 1 for point in points)}
+    points = ring.points()
+    bits = 64 if points[-1][0] >> 32 else 32
+    starts = {at for hash, _ in points for at in (hash, hash + 1)}
     if type(ring).__name__ == "HaproxyRing":  # the nearest of two points: it changes in the middle between them too
-        around = [points[-1] - (1 << bits), *points]
-        for left, right in itertools.pairwise(around):
+        inside = [hash for hash, slot in points if slot in eligible]
+        for left, right in itertools.pairwise([inside[-1] - (1 << bits), *inside] if inside else ()):
             starts |= {(left + right) // 2, (left + right) // 2 + 1}
     return starts, bits
 

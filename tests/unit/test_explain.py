@@ -289,3 +289,36 @@ def test_bytes_that_are_no_utf8_can_be_explained():
 
 def test_text_shortens_a_long_key():
     assert len(str(Router(pool_of(2, policy="hash")).explain("k" * 4000)).splitlines()[1]) < 140
+
+
+DIALECTS = ("maglev", "rendezvous", "jump", "ketama", "ketama-spy", "libketama", "nginx", "envoy-ring", "haproxy", "uhashring")
+
+
+@pytest.mark.parametrize("ring", [*DIALECTS, "haproxy-map"])
+def test_explained_pick_of_a_dialect_is_what_select_gives_and_the_ranks_are_its_order(ring):
+    pool = pool_of(5, policy="hash", ring=ring)
+    router = Router(pool)
+    for key in KEYS[:50]:
+        found = router.explain(key)
+        assert (found.pick, found.ring) == (pool.select(key).name, ring)
+        assert found.candidates[0].ring_rank == 0
+        assert int(found.numbers["hash"], 16) == pool.hash(key)
+    pool.set_state("S3", "down")
+    for key in KEYS[:50]:
+        found = router.explain(key)
+        assert found.pick == pool.select(key).name
+        assert candidate(found, "S3").why == "down"
+
+
+async def test_bound_key_of_a_dialect_pool_falls_back_by_the_table_all_the_same():
+    pool = pool_of(5, policy="hash", ring="ketama")
+    async with Affinity() as affinity:
+        router = Router(pool, affinity=affinity)
+        for key in KEYS[:20]:
+            bound = await router.route(key)
+            found = router.explain(key)
+            assert (found.pick, found.ring) == (bound.server.name, "table")
+            pool.set_state(bound.server.name, "down")
+            expected = router.explain(key)
+            assert (await router.route(key)).server.name == expected.pick
+            pool.set_state(bound.server.name, "ready")

@@ -165,3 +165,37 @@ def test_dictionary_is_json():
     )
     assert plain["added"] == ["S3"]
     assert plain["moves"][0]["target"] == "S3"
+
+
+EXACT = ("maglev", "ketama", "ketama-spy", "libketama", "nginx", "envoy-ring", "haproxy", "haproxy-map", "uhashring")
+
+
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("ring", [*EXACT, "rendezvous", "jump"])
+def test_preview_of_a_dialect_is_what_keys_do(ring, down):
+    pool = Pool("app", servers_of(5), policy="hash", ring=ring)
+    after = Pool("app", CHANGES["one replaced"], policy="hash", ring=ring)
+    if down:
+        pool.set_state("S1", "down")
+        after.set_state("S1", "down")
+    found = preview(pool, CHANGES["one replaced"], samples=20_000)
+    assert found.method == ("exact" if ring in EXACT else "sampled")
+    assert sum(found.shares_after.values()) == pytest.approx(1)
+    seen = counted(pool, after)
+    moves = {(move.source, move.target): move.share for move in found.moves}
+    for pair in {*seen, *moves}:
+        if pair[0] != pair[1]:
+            share, expected = moves.get(pair, 0.0), seen.get(pair, 0.0)
+            assert abs(share - expected) < 6 * math.sqrt(max(share, expected) / 20_000) + 1e-3, pair
+
+
+@pytest.mark.parametrize("change", ["one leaves", "heavier", "drained"])
+@pytest.mark.parametrize("ring", EXACT)
+def test_exact_preview_agrees_with_a_sampled_one(ring, change, monkeypatch):
+    pool = Pool("app", servers_of(5), policy="hash", ring=ring)
+    exact = preview(pool, CHANGES[change])
+    monkeypatch.setattr(module, "_starts", lambda old, new: None)
+    monkeypatch.setattr(module, "_modulus", lambda ring: 0)
+    sampled = preview(pool, CHANGES[change], samples=20_000)
+    assert (exact.method, sampled.method) == ("exact", "sampled")
+    assert abs(exact.moved - sampled.moved) < 5 * sampled.error + 1e-3
