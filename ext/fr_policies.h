@@ -139,13 +139,17 @@ static __attribute__((noinline, unused)) int fr_policies_choose(fr_policies *p, 
     if (p->policy == FR_LEAST_CONNECTIONS) {
         place = fr_least_open(p, tried, tried_count);
     } else {
-        if (p->policy == FR_PREQUAL && !tried_count)
-            place = fr_prequal_pick(p->prequal, e, p->loads, p->place_of, fr_now_ms(&p->clock));
+        if (p->policy == FR_PREQUAL && !tried_count) {
+            uint64_t now_ms = fr_now_ms(&p->clock);
+            fr_prequal_look(p->prequal, e, p->loads, fr_random_place(e, &p->random), now_ms);
+            place = fr_prequal_pick(p->prequal, e, p->loads, p->place_of, now_ms);
+        }
         for (int i = 0; place == UINT32_MAX && i < FR_DRAWS_MAX; i++) {
             uint32_t drawn = fr_draw(p);
             if (fr_is_tried(e->slots[drawn], tried, tried_count) || !fr_is_open(e, p->loads, drawn))
                 continue;
-            if (p->policy == FR_PREQUAL && p->prequal->samples[e->slots[drawn]].strikes && i < FR_DRAWS_MAX / 8)
+            if (p->policy == FR_PREQUAL && i < FR_DRAWS_MAX / 8 &&
+                fr_prequal_is_struck(p->prequal, e->slots[drawn], fr_now_ms(&p->clock)))
                 continue;
             place = drawn;
         }

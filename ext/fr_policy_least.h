@@ -17,11 +17,24 @@
 
 #define FR_GOLDEN 0x9E3779B97F4A7C15ull
 
+static inline int fr_is_less(const fr_eligible *e, const int32_t *load, uint32_t i, uint32_t than)
+{
+    return (uint64_t)(uint32_t)load[i] * e->scaled[than] < (uint64_t)(uint32_t)load[than] * e->scaled[i];
+}
+
+static inline int fr_is_tie(const fr_eligible *e, const int32_t *load, uint32_t i, uint32_t with)
+{
+    if (!load[with] || !load[i])
+        return load[i] == load[with];
+    return load[i] != FR_LOAD_CLOSED &&
+           (uint64_t)(uint32_t)load[i] * e->scaled[with] == (uint64_t)(uint32_t)load[with] * e->scaled[i];
+}
+
 /* Place with the least load[i] / scaled[i], closed ones left out; UINT32_MAX when all are closed. */
 static inline uint32_t fr_least_pick(const fr_eligible *e, const int32_t *load, uint64_t *turn)
 {
     uint64_t word = __atomic_load_n(turn, __ATOMIC_RELAXED);
-    uint32_t start = (uint32_t)word, n = e->count, first = UINT32_MAX, next = UINT32_MAX, ties = 0, best = 0;
+    uint32_t start = (uint32_t)word, n = e->count, next = UINT32_MAX, best = 0;
     uint64_t tie_weight = 0;
     int unequal = 0;
 
@@ -46,29 +59,24 @@ static inline uint32_t fr_least_pick(const fr_eligible *e, const int32_t *load, 
         best++;
     if (best == n)
         return UINT32_MAX;
-    for (uint32_t i = best + 1; i < n; i++)
-        if (load[i] != FR_LOAD_CLOSED && (uint64_t)(uint32_t)load[i] * e->scaled[best] < (uint64_t)(uint32_t)load[best] * e->scaled[i])
+    for (uint32_t i = best + 1; i < n && load[best]; i++)
+        if (load[i] != FR_LOAD_CLOSED && fr_is_less(e, load, i, best))
             best = i;
     for (uint32_t i = best; i < n; i++) {
-        if (load[i] == FR_LOAD_CLOSED ||
-            (uint64_t)(uint32_t)load[i] * e->scaled[best] != (uint64_t)(uint32_t)load[best] * e->scaled[i])
+        if (!fr_is_tie(e, load, i, best))
             continue;
-        ties++;
         tie_weight += e->scaled[i];
         unequal |= e->scaled[i] != e->scaled[best];
-        if (first == UINT32_MAX)
-            first = i;
         if (next == UINT32_MAX && i >= start)
             next = i;
     }
     if (next == UINT32_MAX)
-        next = first;
+        next = best;
     if (unequal) {
         uint64_t drawn = fr_mulhi64((word >> 32) * FR_GOLDEN + (FR_GOLDEN >> 1), tie_weight);
         word += 1ull << 32;
         for (next = best;; next++) {
-            if (load[next] == FR_LOAD_CLOSED ||
-                (uint64_t)(uint32_t)load[next] * e->scaled[best] != (uint64_t)(uint32_t)load[best] * e->scaled[next])
+            if (!fr_is_tie(e, load, next, best))
                 continue;
             if (drawn < e->scaled[next])
                 break;

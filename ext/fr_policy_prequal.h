@@ -7,15 +7,17 @@
  * Where probes come from. Each response is one: the RIF is read from the loads, which know all processes of the zone, and
  * the latency is the median of the server's recent responses at a similar RIF. Servers that get no request send no
  * response: for them the caller sends active probes (pool.probes_wanted, pool.probe_result), three per pick as in the
- * paper. Both replace the server's older probe.
+ * paper. And with each pick one random server is looked at: its RIF as the loads have it, the latency of its last
+ * responses, or, when those are older than FR_PREQUAL_LATENCY_MS, none, which has it tried. Each replaces the server's
+ * older probe; a look does not replace what the server said itself.
  *
  * Where they go. Older than 1 s; the oldest when a seventeenth comes; used up (a budget of b uses, the paper's formula with
  * delta 1, three probes per query, one removed); and one for every three that came, by turns the oldest and the worst. The
  * RIF of a probe that was used grows by one, so that a crowd does not follow one good answer.
  *
  * Sinkhole guard: a server that fails fast looks idle. Its failure drops its probe, and until it has answered well as often
- * as it failed in a row (at most FR_PREQUAL_STRIKES_MAX), its responses are no probes, its active probes are no probes
- * either, and the random pick passes it over where it can.
+ * as it failed in a row (at most FR_PREQUAL_STRIKES_MAX; a good active probe counts as an answer), nothing it says is a
+ * probe, and for a second per strike the random pick passes it over where it can.
  *
  * Rules: this process's own; no Python, no allocation. `samples` is by slot.
  */
@@ -33,11 +35,14 @@
 #define FR_PREQUAL_RIF_MAX 255u
 #define FR_PREQUAL_SAMPLES 8u
 #define FR_PREQUAL_STRIKES_MAX 8u
+#define FR_PREQUAL_STRIKE_MS 1000u
+#define FR_PREQUAL_LATENCY_MS 5000u
 
 typedef struct {
     uint32_t latency_us[FR_PREQUAL_SAMPLES];
     uint16_t rif[FR_PREQUAL_SAMPLES];
     uint8_t count, next, strikes;
+    uint64_t at_ms;     /* last response, or last strike */
 } fr_samples;
 
 typedef struct {
@@ -152,6 +157,7 @@ static inline void fr_prequal_response(fr_prequal *p, uint16_t slot, uint32_t ri
                                        uint64_t now_ms, uint32_t servers)
 {
     fr_samples *s = &p->samples[slot];
+    s->at_ms = now_ms;
     if (failed) {
         if (s->strikes < FR_PREQUAL_STRIKES_MAX)
             s->strikes++;
@@ -168,6 +174,38 @@ static inline void fr_prequal_response(fr_prequal *p, uint16_t slot, uint32_t ri
     if (s->strikes && --s->strikes)
         return;
     fr_prequal_add(p, slot, rif, fr_prequal_median(s, rif), now_ms, servers);
+}
+
+/* What an active probe found. */
+static inline void fr_prequal_result(fr_prequal *p, uint16_t slot, uint32_t rif, uint64_t latency_ns, uint64_t now_ms,
+                                     uint32_t servers)
+{
+    fr_samples *s = &p->samples[slot];
+    if (s->strikes && --s->strikes)
+        return;
+    fr_prequal_add(p, slot, rif, latency_ns > UINT32_MAX * 1000ull ? UINT32_MAX : (uint32_t)(latency_ns / 1000u), now_ms,
+                   servers);
+}
+
+static inline int fr_prequal_is_struck(const fr_prequal *p, uint16_t slot, uint64_t now_ms)
+{
+    const fr_samples *s = &p->samples[slot];
+    return s->strikes && now_ms < s->at_ms + s->strikes * (uint64_t)FR_PREQUAL_STRIKE_MS;
+}
+
+/* Look at one server: see the head of this file. */
+static inline void fr_prequal_look(fr_prequal *p, const fr_eligible *e, const fr_loads *loads, uint32_t place, uint64_t now_ms)
+{
+    uint16_t slot = e->slots[place];
+    const fr_samples *s = &p->samples[slot];
+    uint32_t rif;
+    for (uint32_t i = 0; i < p->count; i++)
+        if (p->probes[i].slot == slot)
+            return;
+    if (s->strikes)
+        return;
+    rif = (uint32_t)fr_loads_of(loads, e->columns[place]);
+    fr_prequal_add(p, slot, rif, s->at_ms + FR_PREQUAL_LATENCY_MS < now_ms ? 0 : fr_prequal_median(s, rif), now_ms, e->count);
 }
 
 /* Place of the pick, or UINT32_MAX: draw at random. place_of: by slot, FR_NO_SLOT when not eligible. */

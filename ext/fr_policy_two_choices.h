@@ -37,7 +37,9 @@ static inline uint32_t fr_less_slow(const fr_eligible *e, const fr_loads *loads,
 {
     double left = fr_ewma_load(&ewma[e->slots[one]], now_ms, (uint32_t)fr_loads_of(loads, e->columns[one]));
     double right = fr_ewma_load(&ewma[e->slots[other]], now_ms, (uint32_t)fr_loads_of(loads, e->columns[other]));
-    return right * e->scaled[one] < left * e->scaled[other] ? other : one;
+    /* By weight, not weight x ramp: the +1 in a load would keep a ramping server from any request while load is low, and
+     * its share is held by its tokens. */
+    return right * e->weights[one] < left * e->weights[other] ? other : one;
 }
 
 #endif

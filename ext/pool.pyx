@@ -29,13 +29,14 @@ from fastroute._core.hashes cimport fr_xxh64
 from fastroute._core.ring cimport Ring
 from fastroute._core.policies cimport (
     FR_HASH, FR_LEAST_CONNECTIONS, Policies, fr_has_room, fr_least_open, fr_loads_of, fr_policies_begin, fr_policies_choose, fr_policies_end,
-    fr_policies_pick, fr_round_robin_charge, fr_round_robin_length, fr_round_robin_peek, fr_takes_key
+    fr_policies_pick, fr_prequal_result, fr_random_place, fr_round_robin_charge, fr_round_robin_length, fr_round_robin_peek, fr_takes_key
 )
 from fastroute._core.ring_table cimport TableRing, overlay_of, ring_of
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable, fr_counters_begin, fr_counters_end, fr_precise_ns
 
 from fastroute._core import dialects as _dialects, pool_arguments as _arguments
+from fastroute._core.pool_queue import Lease as _Lease, Queue as _Queue
 from fastroute._core.ring_table import CELLS_MAX as _CELLS_MAX, CELLS_MIN as _CELLS_MIN
 from fastroute.errors import NoServerAvailable, UsageError
 from fastroute.model import STATES as _STATES, check_name, check_weight
@@ -126,7 +127,7 @@ cdef class Pool:
         self.slots, self._seed, self._policy, self._options = slots, seed, self._p.policy, options
         if self._policy == FR_HASH and ring != "table":
             self._policy = POLICY_DIALECT
-        self._returned_ms, self._was_down = {}, set()
+        self._returned_ms, self._was_down, self.charges = {}, set(), charge_sticky
         self._lock = threading.RLock()
         self._servers, self._states = (), {}
         self._table = ServerTable()
@@ -524,13 +525,79 @@ cdef class Pool:
         made.pool, made.server, made.slot, made.reason, made.key = self, <object>self._objects[slot], slot, self.reason(), key
         return made
 
+    def request_to(self, name):
+        """Like request(), for a request that is bound to the server of this name.
+
+        Raises:
+            NoServerAvailable: it takes no bound request, or max_connections are there already.
+            UsageError: a server that is not in the pool.
+        """
+        cdef PoolRequest made
+        self._known(name)
+        cdef int slot = self.slot_of_name(name)
+        if not self.takes_bound(slot) or not self.has_room(slot):
+            raise self._none_available()
+        made = PoolRequest.__new__(PoolRequest)
+        made.pool, made.server, made.slot, made.reason, made.key = self, <object>self._objects[slot], slot, "policy", None
+        return made
+
+    def acquire(self, key=None, timeout=None, *, server=None):
+        """`async with pool.acquire(key) as selection:` like request(), but waits for a server with room.
+
+        Waiting is first come, first served, within `pending` requests and for `timeout` (default: the pool's
+        `pending_time`).
+
+        Args:
+            key: what select() takes.
+            timeout: seconds, or "500ms".
+            server: name of the one server that will do (a bound request); None: whom the policy picks.
+
+        Raises:
+            NoServerAvailable: nobody had room in time, too many wait already, or no server is eligible.
+            UsageError: as select() does.
+        """
+        if self._queue is None:
+            self._queue = _Queue(self, self._options.pending, self._policies.loads_zone is not None)
+        return _Lease(self._queue, key, server, self._options.pending_s if timeout is None else timeout)
+
+    @property
+    def waiting_count(self):
+        """Requests that wait in acquire()."""
+        return 0 if self._queue is None else len(self._queue)
+
+    def probe_result(self, name, in_flight, latency_ns):
+        """What an active probe of a server found: its requests in flight and a latency. Policy `prequal` alone uses it.
+
+        Raises:
+            UsageError: a server that is not in the pool, or a number that is negative or no whole one.
+        """
+        for what, value in (("in_flight", in_flight), ("latency_ns", latency_ns)):
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+                raise UsageError(f"{what} {value!r}: accepted are whole numbers from 0")
+        self._known(name)
+        if self._p.prequal != NULL:
+            fr_prequal_result(self._p.prequal, <uint16_t>self.slot_of_name(name), <uint32_t>min(in_flight, 65535),
+                              <uint64_t>latency_ns, fr_now_ms(&self._p.clock), self._p.eligible.count)
+
+    def probes_wanted(self):
+        """Names of servers to probe now: three random ones for each pick since the last call, at most 64; else none."""
+        cdef list names = []
+        cdef uint32_t place
+        if self._p.prequal != NULL and self._p.eligible.count:
+            while self._p.prequal.wanted:
+                self._p.prequal.wanted -= 1
+                place = fr_random_place(&self._p.eligible, &self._p.random)
+                names.append((<object>self._objects[self._p.eligible.slots[place]]).name)
+        return names
+
     cdef object _none_available(self):
         reasons = {}
-        for server in self._servers:
-            state = self._states[server.name]
+        servers, states, slots = self._servers, self._states, self._table.slot_of   # of one moment: another thread may swap
+        for server in servers:
+            state = states[server.name]
             reasons[server.name] = (
                 _STATES[state] if state != FR_READY else "weight 0" if not server.weight else "ready"
-                if self.has_room(self._table.slot_of[server.name]) else f"full (max_connections {server.max_connections})"
+                if self.has_room(slots[server.name]) else f"full (max_connections {server.max_connections})"
             )
         return NoServerAvailable(self.name, reasons)
 
@@ -658,6 +725,8 @@ cdef class Pool:
         self._servers, self._states, self.ready_count = servers, states, ready
         self._point()
         del old
+        if self._queue is not None:
+            self._wake()
         return 0
 
     def _columns(self, servers, slots):
@@ -752,10 +821,11 @@ cdef class Pool:
         cdef int slot
         cdef list rows = []
         self._policies.look()
-        for server in self._servers:
-            slot = self._table.slot_of[server.name]
+        servers, states, slots = self._servers, self._states, self._table.slot_of   # of one moment: another thread may swap
+        for server in servers:
+            slot = slots[server.name]
             rows.append(self._table.statistics_of(
-                server, _rounded(self._policies.weight_of(slot, server.weight)),
+                server, slot, _STATES[states[server.name]], _rounded(self._policies.weight_of(slot, server.weight)),
                 fr_loads_of(self._p.loads, self._p.column_of[slot])
             ))
         return PoolStatistics(

@@ -24,6 +24,7 @@ from fastroute.errors import NoServerAvailable, UsageError
 
 cdef str NEAR = "affinity-near"
 cdef str POLICY = "policy"
+cdef str PANIC = "panic"
 
 
 cdef class Router:
@@ -57,8 +58,12 @@ cdef class Router:
             self.view = affinity.attach(pool)
 
     cdef int near(self, const uint8_t *key, Py_ssize_t size, fr_near *out) noexcept:
+        cdef int status
         if self.view is not None and size > 0:
-            return self.view.near(key, size, out)
+            status = self.view.near(key, size, out)
+            if status == FR_NEAR_HIT and self.pool.charges:
+                self.pool.charge(out.slot)
+            return status
         out.term = 0
         out.generation = 0
         out.wants_touch = False
@@ -97,7 +102,7 @@ cdef class Router:
                 self.touch_soon(key)
             return make_selection(self.pool, self.pool.server_in(out.slot), out.slot, NEAR, key, out.term, out.generation)
         if status == FR_NEAR_POLICY:
-            return make_selection(self.pool, self.pool.server_in(out.slot), out.slot, POLICY, key, 0, 0)
+            return make_selection(self.pool, self.pool.server_in(out.slot), out.slot, PANIC if self.pool.panicking else POLICY, key, 0, 0)
         if status == FR_NEAR_NONE:
             raise NoServerAvailable(self.pool.name, self.pool.reasons())
         return None
@@ -140,7 +145,7 @@ cdef class Router:
             slot = self.pool.pick_other(<const uint8_t *>data, size, &tried, 1)
             if slot < 0:
                 raise NoServerAvailable(self.pool.name, self.pool.reasons())
-            return make_selection(self.pool, self.pool.server_in(slot), slot, POLICY, failed.key, 0, 0)
+            return make_selection(self.pool, self.pool.server_in(slot), slot, PANIC if self.pool.panicking else POLICY, failed.key, 0, 0)
         key = _as_bytes(failed.key)
         bound = await self.affinity.rebind(self.view, key, failed.slot, failed.term, failed.generation)
         return self.selection_of(key, bound)

@@ -16,7 +16,6 @@ from fastroute._core.base cimport FR_ABSENT_SERVER, FR_DRAINING, FR_NO_SLOT, FR_
 from fastroute._core.server_table cimport fr_counters
 
 from fastroute.errors import UsageError
-from fastroute.model import STATES as _STATES
 
 cdef enum:
     LINE_BYTES = 64
@@ -114,11 +113,10 @@ cdef class ServerTable:
         self.blocks = [self.blocks[len(self.blocks) - 1]]
         return 0
 
-    def statistics_of(self, server, weight_effective, in_flight_zone):
-        """The row of one server that stands in the table."""
-        cdef int slot = self.slot_of[server.name]
+    def statistics_of(self, server, int slot, state, weight_effective, in_flight_zone):
+        """The row of one server that stands in this slot."""
         cdef fr_counters *c = &self.counters[slot]
         return ServerStatistics(
-            server.name, server.address, _STATES[self.state[slot]], server.weight, weight_effective, server.backup,
+            server.name, server.address, state, server.weight, weight_effective, server.backup,
             c.in_flight, c.total, c.failures, c.latency_ewma_ns / 1e6, in_flight_zone,
         )

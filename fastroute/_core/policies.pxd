@@ -81,6 +81,9 @@ cdef extern from "fr_policies.h" nogil:
     void fr_policies_begin(fr_policies *p, uint16_t slot) noexcept
     void fr_policies_end(fr_policies *p, uint16_t slot, int failed, uint64_t latency_ns) noexcept
     void fr_policies_step(fr_policies *p) noexcept
+    void fr_prequal_result(fr_prequal *p, uint16_t slot, uint32_t rif, uint64_t latency_ns, uint64_t now_ms,
+                           uint32_t servers) noexcept
+    uint32_t fr_random_place(const fr_eligible *e, fr_xoshiro *state) noexcept
     void fr_round_robin_charge(fr_round_robin *rr, uint32_t place) noexcept
     uint32_t fr_round_robin_length(const fr_round_robin *rr) noexcept
     uint16_t fr_round_robin_peek(const fr_round_robin *rr, const uint64_t *cursor, uint32_t ahead) noexcept

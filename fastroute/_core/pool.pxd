@@ -28,6 +28,7 @@ cdef class Pool:
     cdef dict _returned_ms                  # name -> when a server that was down became ready (its ramp runs)
     cdef set _was_down                      # names that will ramp when they become ready
     cdef object _queue                      # waiters of acquire(), or None
+    cdef readonly bint charges              # charge_sticky
     cdef readonly bint panicking            # so few servers are ready that all are used
     cdef object _zone
     cdef readonly str fleet

@@ -64,7 +64,9 @@ def check_options(
             raise UsageError(f"max_load {max_load!r}: accepted are None, 0 and 1.01 to 100")
         percent = round(max_load * 100)
         if max_load and not 101 <= percent <= MAX_LOAD_PERCENT_MAX:
-            raise UsageError(f"max_load {max_load!r}: accepted are None, 0 and 1.01 to 100 (at 1 no request could be placed)")
+            raise UsageError(
+                f"max_load {max_load!r}: accepted are None, 0 and 1.01 to 100 (at 1 no request could be placed)"
+            )
         if percent and policy != "hash":
             raise UsageError(f'max_load {max_load!r}: it bounds policy "hash"; {policy!r} balances by itself')
     if isinstance(max_load_floor, bool) or not isinstance(max_load_floor, int) or not 1 <= max_load_floor <= 65_535:

@@ -56,6 +56,12 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
         yield ("servers",), "all servers have weight 0, none would take a new user; accepted: at least one above 0"
     if pool.key is not None and pool.policy != "hash":
         yield ("key",), f'key is used with policy = "hash" only; the policy is {quote(pool.policy)}'
+    if pool.max_load and pool.policy != "hash":
+        yield ("max_load",), f'max_load bounds policy = "hash"; the policy is {quote(pool.policy)}'
+    if pool.max_load and not 1.01 <= pool.max_load <= 100:
+        yield ("max_load",), f"max_load: found {pool.max_load:g}; accepted: 0 (no bound) and 1.01 to 100"
+    if pool.charge_sticky and pool.policy != "round-robin":
+        yield ("charge_sticky",), f'charge_sticky charges policy = "round-robin"; the policy is {quote(pool.policy)}'
     if pool.policy == "hash" and pool.affinity_key is None:
         yield ("policy",), 'policy = "hash" needs a key; accepted: key = "cookie:NAME", "header:NAME" or "client-ip"'
     if pool.key is not None and pool.sticky is not None and pool.key != pool.sticky.on:

@@ -48,6 +48,7 @@ __all__ = [
     "ListenerConfig",
     "ListenerLimits",
     "ListenerTimeouts",
+    "OutlierConfig",
     "PoolConfig",
     "PoolLimits",
     "PoolTimeouts",
@@ -201,12 +202,23 @@ class RetryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Envoy: retry_budget 20 % of active requests, at least 3."""
 
 
+class OutlierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.outlier]"""
+
+    consecutive: Annotated[int, Later(), Whole(1, 1_000_000)] = 5
+    eject_s: Annotated[float, Later(), Duration()] = named(default=30.0, name="eject")
+    max_ejected_ratio: Annotated[float, Later(), Number(0, 1)] = named(default=0.5, name="max_ejected")
+    panic_ratio: Annotated[float, Number(0, 1)] = named(default=0.5, name="panic")
+    """Envoy: healthy_panic_threshold 50 %. Below it, servers that are down are used too."""
+
+
 class SlowStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[pools.NAME.slow_start]"""
 
-    window_s: Annotated[float, Later((0,)), Duration(0)] = named(default=0.0, name="window")
+    window_s: Annotated[float, Duration(0)] = named(default=0.0, name="window")
+    """How long a server that was down gets less than its share of new users; 0: no ramp."""
     aggression: Annotated[float, Number(0.01, 100)] = 1.0
-    min_weight_ratio: Annotated[float, Number(0, 1)] = named(default=0.1, name="min_weight")
+    min_weight_ratio: Annotated[float, Number(0.001, 1)] = named(default=0.1, name="min_weight")
 
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,8 +231,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ring: Annotated[str, Choice(RINGS)] = "table"
     slots: Annotated[int, Whole(1024, 1 << 24)] = 131072
     key: Annotated[KeyRule | None, Rule(insert=False)] = None
-    max_load: Annotated[float, Later((0,)), Number(0, 100)] = 0.0
-    charge_sticky: Annotated[bool, Later((False,)), Flag()] = False
+    max_load: Annotated[float, Number(0, 100)] = 0.0
+    charge_sticky: Annotated[bool, Flag()] = False
     servers: Annotated[tuple[ServerConfig, ...], ListOf(Section(ServerConfig), minimum=1, maximum=65_000)]
     """A slot is 16 bits, FR_NO_SLOT left out (ext/fr_base.h)."""
     sticky: Annotated[StickyConfig | None, Section(StickyConfig)] = None
@@ -228,7 +240,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     limits: Annotated[PoolLimits, Section(PoolLimits)] = PoolLimits()
     retry: Annotated[RetryConfig, Section(RetryConfig)] = RetryConfig()
     health: Annotated[Any, Later(), Text()] = None
-    outlier: Annotated[Any, Later(), Text()] = None
+    outlier: Annotated[OutlierConfig | None, Section(OutlierConfig)] = None
     slow_start: Annotated[SlowStartConfig, Section(SlowStartConfig)] = SlowStartConfig()
 
     @property

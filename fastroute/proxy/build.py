@@ -119,6 +119,15 @@ async def _open_pool(
         ring=of.ring,
         slots=of.slots,
         max_load=of.max_load or None,
+        charge_sticky=of.charge_sticky,
+        slow_start={
+            "window": of.slow_start.window_s,
+            "aggression": of.slow_start.aggression,
+            "min_weight": of.slow_start.min_weight_ratio,
+        },
+        panic=of.outlier.panic_ratio if of.outlier else 0.0,
+        pending=of.limits.pending,
+        pending_time=of.limits.pending_time_s,
         zone=parts.zone,
         fleet=config.fleet,
     )

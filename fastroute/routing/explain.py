@@ -57,7 +57,7 @@ class Candidate:
     order: int | None
     ring_rank: int | None
     weight: int
-    weight_effective: int
+    weight_effective: float
     in_flight: int
     limit: int | None
     share: float

@@ -134,7 +134,7 @@ MISTAKES = [
     ("[listeners.web]", "[listener.web]", 6, ['unknown key "listener"', '"listeners"']),
     ("name = \"web-2\"", 'name = "web-1"', 14, ['server name "web-1" is that of server 1']),
     ("weight = 2", "backup = 1", 17, ["backup: found 1"]),
-    ('"round-robin"', '"roundrobin"', 10, ['found "roundrobin"', '"round-robin", "random" or "hash"']),
+    ('"round-robin"', '"roundrobin"', 10, ['found "roundrobin"', '"round-robin", "random", "hash"']),
     ('policy = "round-robin"', "slots = 0", 10, ["slots: found 0"]),
     ('policy = "round-robin"', "slots = 10000000000", 10, ["slots: found 10000000000"]),
     ('policy = "round-robin"', 'key = "client-ip"', 10, ['policy = "hash" only']),
@@ -254,16 +254,9 @@ LATER = [
     ("[store]", "[store]\ntls = true"),
     ("[store]", '[store]\nusername = "u"'),
     ("[store]", '[store]\npassword = "file:p"'),
-    ('"round-robin"', '"least-connections"'),
-    ('"round-robin"', '"two-choices"'),
-    ('"round-robin"', '"peak-ewma"'),
-    ('"round-robin"', '"prequal"'),
-    ("[pools.app]", "[pools.app]\nmax_load = 1.25"),
-    ("[pools.app]", "[pools.app]\ncharge_sticky = true"),
     ("[pools.app]", "[pools.app]\nretry.budget = 0.2"),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
     ("[pools.app]", "[pools.app]\noutlier.consecutive = 5"),
-    ("[pools.app]", '[pools.app]\nslow_start.window = "30s"'),
     ("weight = 2", "max_connections = 5"),
     ('on = "insert"', 'on = "query:sid"'),
     ('on = "insert"', 'on = "path-param:jsessionid"'),
@@ -286,6 +279,28 @@ def test_key_of_a_later_version_is_refused_as_such(old, new):
     assert error.line is not None
 
 
+@pytest.mark.parametrize("policy", ["random", "least-connections", "two-choices", "peak-ewma", "prequal"])
+def test_every_policy_by_name_is_accepted(policy):
+    assert loads(GOOD.replace('"round-robin"', f'"{policy}"', 1)).config.pools["app"].policy == policy
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("max_load = 1.25", "max_load bounds policy"),
+        ('policy = "hash"\nmax_load = 0.5', "accepted: 0 (no bound) and 1.01 to 100"),
+        ('policy = "random"\ncharge_sticky = true', "charge_sticky charges policy"),
+        ("outlier.panic = 1.5", "panic"),
+        ("slow_start.min_weight = 0", "min_weight"),
+        ("slow_start.aggression = 0", "aggression"),
+    ],
+)
+def test_policy_options_that_make_no_sense_are_refused(added, message):
+    text = GOOD.replace('policy = "round-robin"\n', "", 1) if "policy" in added.split(" ")[0] else GOOD
+    error = refused(text.replace("[pools.app]", f"[pools.app]\n{added}", 1))
+    assert message in str(error)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -293,6 +308,7 @@ def test_key_of_a_later_version_is_refused_as_such(old, new):
         ("[store]", "[cache]\nenabled = false\n[access_log]\nformat = 'off'\n[store]"),
         ('pool = "app"', 'pool = "app"\nroutes = []\nproxy_protocol = false\nprotocol = "http"'),
         ("[pools.app]", "[pools.app]\nmax_load = 0\ncharge_sticky = false\nring = 'table'\nslow_start.window = 0"),
+        ("[pools.app]", "[pools.app]\ncharge_sticky = true\noutlier.panic = 0.3\nslow_start.window = '30s'"),
         ('on = "insert"', 'on = "insert"\nmax_lifetime = 0\non_failure = "move"\nhint_cookie = false'),
         ("weight = 2", "max_connections = 0"),
     ],

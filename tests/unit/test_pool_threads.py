@@ -1,0 +1,85 @@
+"""Threads and what the core says about them: every call is safe under the GIL; the GIL is kept in free-threaded builds."""
+
+import random
+import sys
+import threading
+
+import pytest
+
+from fastroute import Server
+from fastroute.errors import NoServerAvailable
+from fastroute.routing.policies import POLICIES
+from fastroute.routing.pool import Pool
+
+SEED = 20261122
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_threads_that_select_request_and_change_the_pool_at_once(policy):
+    names = [f"s{i}" for i in range(12)]
+    pool = Pool(
+        "app",
+        [Server(f"10.0.0.{i}:80", name=name, weight=1 + i % 3) for i, name in enumerate(names)],
+        policy=policy,
+        slots=512,
+        seed=2,
+        slow_start={"window": 0.05},
+        panic=0.2,
+    )
+    wrong: list[BaseException] = []
+    stop = threading.Event()
+
+    def guarded(work, number):
+        draw = random.Random(SEED + number)
+        try:
+            while not stop.is_set():
+                work(draw)
+        except BaseException as error:
+            wrong.append(error)
+
+    def use(draw):
+        try:
+            pool.select(f"k{draw.random()}")
+            pool.select_many([None, "a", b"b"])
+            with pool.request(f"k{draw.randrange(50)}") as selection:
+                pool.candidates("k", 3)
+                if draw.random() < 0.2:
+                    selection.failed()
+            pool.statistics()
+        except NoServerAvailable:
+            pass
+
+    def change(draw):
+        name = draw.choice(names)
+        order = draw.randrange(4)
+        if order == 0:
+            pool.update([Server(f"10.0.0.{i}:80", name=n) for i, n in enumerate(names) if draw.random() < 0.8])
+        elif name in {server.name for server in pool.servers}:
+            try:
+                if order == 1:
+                    pool.set_weight(name, draw.choice([0, 1, 5, 65535]))
+                else:
+                    pool.set_state(name, draw.choice(["ready", "ready", "down", "draining", "ejected"]))
+            except Exception as error:  # another thread removed it in between
+                assert "is not in pool" in str(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [
+        threading.Thread(target=guarded, args=(work, n)) for n, work in enumerate((use, use, use, change, change))
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert not wrong, (SEED, wrong)
+    assert all(row.in_flight == 0 for row in pool.statistics().servers)
+
+
+def test_the_gil_is_on_behind_the_import():
+    assert getattr(sys, "_is_gil_enabled", lambda: True)()
