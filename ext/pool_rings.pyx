@@ -4,7 +4,7 @@ Not here: picking (pool), the rings themselves (ring_*). Rules of this file: it 
 out is immutable, so that it stays true for the moment it was asked for.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from fastroute._core.base cimport fr_clock, fr_now_tick
 from fastroute._core.pool cimport Pool
@@ -21,9 +21,25 @@ def rings_in_force(Pool pool not None):
     return pool._dialect, pool._ring, pool._overlay
 
 
-def ring_options_of(Pool pool not None):
-    """A copy of the options of the pool's ring."""
-    return dict(pool._ring_options)
+def likeness_of(Pool pool not None):
+    """(servers in the order of their declaration, keyword arguments): what a pool of the same kind is made of.
+
+    Options that depend on load or time (max_load, slow start) are left out: they say nothing of where a key belongs.
+    """
+    by_name = {server.name: server for server in pool._servers}
+    options = {name: getattr(pool, name) for name in ("policy", "ring", "slots", "seed", "fleet")}
+    if pool._ring_options:
+        options["ring_options"] = dict(pool._ring_options)
+    options["panic"] = pool._options.panic_ratio
+    return [by_name[name] for name in pool._declared], options
+
+
+def slot_of_key(Pool pool not None, bytes key not None):
+    """Slot that `hash` picks for a key now, with ramps, max_connections and max_load; -1: none. Nothing is counted."""
+    cdef uint64_t counted = pool._p.panic_picks
+    cdef int slot = pool.pick(<const uint8_t *><const char *>key, len(key))
+    pool._p.panic_picks = counted
+    return slot
 
 
 def now_tick():

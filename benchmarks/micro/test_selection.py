@@ -5,6 +5,7 @@ Targets: select <= 2.5 x len() for 2 to 1,000 servers, <= 4 x for 10,000; select
 """
 
 import array
+import itertools
 from typing import Any
 
 import pytest
@@ -66,6 +67,33 @@ def test_yardstick_len(benchmark: Any) -> None:
 def test_uhashring(benchmark: Any) -> None:
     uhashring = pytest.importorskip("uhashring")
     measure(benchmark, uhashring.HashRing(nodes=NODES[:100]).get_node, "uhashring, 100 servers", ours=False)
+
+
+@pytest.mark.benchmark(group="uhashring's get_node", max_time=0.5)
+@pytest.mark.parametrize("hash_fn", ["ketama", None])
+@pytest.mark.parametrize("ours", [True, False])
+def test_uhashring_drop_in(benchmark: Any, ours: bool, hash_fn: str | None) -> None:
+    module = "fastroute.integrations.uhashring" if ours else "uhashring"
+    ring = pytest.importorskip(module).HashRing(NODES[:100], hash_fn=hash_fn)
+    measure(benchmark, ring.get_node, f"{module}, {hash_fn or 'default'}, 100 nodes", ours=ours)
+
+
+@pytest.mark.benchmark(group="uhashring's get_node", max_time=0.5)
+def test_uhashring_drop_in_with_keys_never_seen(benchmark: Any) -> None:
+    from fastroute.integrations.uhashring import HashRing
+
+    ring, batches = HashRing(NODES[:100], hash_fn="ketama"), itertools.count()
+
+    def fresh() -> tuple[tuple[Any, list[str]], dict[str, Any]]:
+        batch = next(batches)
+        return (ring.get_node, [f"session-{batch:08d}{number:08d}" for number in range(len(KEYS))]), {}
+
+    def one_batch(call: Any, keys: list[str]) -> None:
+        for key in keys:
+            call(key)
+
+    benchmark.extra_info.update(operations=len(KEYS), label="the same, ketama, keys never seen", ours=True)
+    benchmark.pedantic(one_batch, setup=fresh, rounds=100)
 
 
 @pytest.mark.benchmark(group="selection", max_time=0.5)

@@ -23,6 +23,7 @@ import click
 import fastroute
 from fastroute._core.ring_table import TableRing
 from fastroute.model import Server
+from fastroute.routing.policies import POLICIES
 from fastroute.routing.pool import Pool
 
 __all__ = ["Figure", "measure", "run_bench"]
@@ -95,7 +96,7 @@ def figures(limit_s: float = FIGURE_S) -> Iterator[Figure]:
     for count in SERVER_COUNTS:
         pool = _pool(count, "hash")
         yield figure("select", f"hash, {count} servers", _each(pool.select, KEYS), len(KEYS))
-    for policy in ("round-robin", "random"):
+    for policy in (one for one in POLICIES if one != "hash"):
         pool = _pool(POLICY_SERVERS, policy)
         yield figure("policies", f"{policy}, {POLICY_SERVERS} servers", _each(pool.select, KEYS), len(KEYS))
     pool = _pool(POLICY_SERVERS, "hash")

@@ -7,11 +7,11 @@
 pymemcache's own RendezvousHash formats the key into a string, so that "k" and b"k" go to different nodes for most keys,
 and scores every node per key. This one picks from a ring: the same node for both, in O(1) for most rings.
 
-A ring hashes of a node what its rule says (fastroute.routing.dialects). Where positions count (haproxy, envoy-ring) they
-are those in which the nodes were first added, so that a node that leaves and returns gets its own keys back.
+A ring hashes of a node what its rule says (fastroute.routing.dialects). Where positions count (haproxy, envoy-ring)
+they are those in which the nodes were first added: a node that leaves and returns gets its own keys back.
 
-Not here: dead nodes. HashClient decides when a node is out and calls remove_node and add_node. Safe settings, with which
-it raises instead of moving keys: retry_attempts=1 << 30, retry_timeout=0, ignore_exc=False.
+Not here: dead nodes. HashClient decides when a node is out and calls remove_node and add_node. Safe settings, with
+which it raises instead of moving keys: retry_attempts=1 << 30, retry_timeout=0, ignore_exc=False.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Hasher:
     """Maps keys to nodes as pymemcache's HashClient asks for it.
 
     Args:
-        nodes: names of the first nodes, "host:port" or a socket's path; HashClient calls the class without arguments and
-            adds them later.
+        nodes: names of the first nodes, "host:port" or a socket's path; HashClient calls the class without arguments
+            and adds them later.
 
     Raises:
         UsageError (a ValueError): a name that is neither.
@@ -51,7 +51,9 @@ class Hasher:
         self._servers: dict[str, Server] = {}  # of all nodes ever added, in the order in which they first were
         self._present: set[str] = set()
         self._node_of: dict[str, str] = {}
-        self._pool = Pool("nodes", [], policy="hash", ring=self.ring, slots=CELLS, ring_options=dict(self.options) or None)
+        self._pool = Pool(
+            "nodes", [], policy="hash", ring=self.ring, slots=CELLS, ring_options=dict(self.options) or None
+        )
         names = list(nodes or [])
         self._put(names, {*names})
 

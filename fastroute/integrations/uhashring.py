@@ -1,5 +1,5 @@
-"""uhashring.HashRing, compiled: the same constructor, methods and placements, at least 50 times as fast for keys that
-come again.
+"""uhashring.HashRing, compiled: the same constructor, methods and placements, some 50 times as fast for keys that come
+again and 9 times for keys never seen.
 
     from fastroute.integrations.uhashring import HashRing      # instead of: from uhashring import HashRing
 
@@ -7,8 +7,8 @@ Every key goes to the node that uhashring 2.5 sends it to, with the default hash
 additions, removals and changes of weight; a hash function of one's own works too, at the speed of Python. Nodes,
 configurations and positions are those of uhashring; uhashring itself is not needed.
 
-Where it differs: more than 65,535 nodes, more than 16,777,216 points, or replicas outside 0..4 are refused with UsageError
-(a ValueError); two nodes whose names are the same as text ("1" and 1) are not supported.
+Where it differs: more than 65,535 nodes, more than 16,777,216 points, or replicas outside 0..4 are refused with
+UsageError (a ValueError); two nodes whose names are the same as text ("1" and 1) are not supported.
 
 Not here: the points and the lookup (ext/hash_ring.pyx), uhashring.monkey.
 """

@@ -20,7 +20,7 @@ from typing import Any
 from fastroute._core.affinity_view import AffinityView, Binding
 from fastroute._core.hashes import xxh64
 from fastroute._core.pool import Pool
-from fastroute._core.pool_rings import rings_in_force
+from fastroute._core.pool_rings import rings_in_force, slot_of_key
 from fastroute.errors import UsageError
 
 __all__ = ["Candidate", "Explanation", "StoreAnswer", "ZoneBinding", "explain", "ring_order"]
@@ -112,7 +112,8 @@ class Explanation:
         key: as text (bytes that are no UTF-8 are escaped); None for a request without a key.
         pick: name of the server; None when there is none, or when the policy draws at each request.
         address: the pick's address.
-        reason: what a selection would carry ("affinity-near", "affinity-store", "policy", "moved", "fallback-hash"),
+        reason: what a selection would carry ("affinity-near", "affinity-store", "policy", "panic",
+            "moved", "fallback-hash"),
             or "none": no server can take it.
         why: the reason in words.
         certain: False when the store, which was not asked, could say otherwise.
@@ -181,13 +182,14 @@ def explain(
     drawn = pool.policy in DRAWN
     fallbacks = [server.name for server in pool.candidates(key, len(pool))]
     pick, reason, why, certain = _decision(pool, raw, view is not None, zone, stored, store, fallbacks, drawn)
-    agreed = reason not in ("policy", "none")
+    agreed = reason not in ("policy", "panic", "none")
     if agreed:  # where a bound key goes next is not the policy's choice: every replica computes it alike
         fallbacks = [names[slot] for slot in pool.fallback_slots(raw or b"", len(pool))]
     hashed = bool(raw) and (pool.policy == "hash" or agreed)
     ring, ranks, numbers = _ring_numbers(pool, raw or b"", names, agreed) if hashed else (None, {}, {})
     drawing = drawn and pick is None
-    order = [] if drawing else list(dict.fromkeys([*([pick] if pick else []), *fallbacks]))
+    order = [] if pick is None else list(dict.fromkeys([*([pick] if pick else []), *fallbacks]))
+    refused = {} if agreed or drawing else _refused(pool, fallbacks, pick)
     bound = pick if reason.startswith("affinity") else None
     return Explanation(
         pool=pool.name,
@@ -199,7 +201,7 @@ def explain(
         reason=reason,
         why=why,
         certain=certain,
-        candidates=tuple(_candidates(pool, order, ranks, bound=bound, drawing=drawing)),
+        candidates=tuple(_candidates(pool, order, ranks, refused, bound=bound, drawing=drawing)),
         numbers=numbers,
         zone=zone,
         store=store,
@@ -330,12 +332,22 @@ def _by_policy(pool: Pool, raw: bytes | None, fallbacks: list[str], drawn: bool,
     what = "no key" if raw is None else "the key is not bound" if sticky else "nothing is sticky"
     if not fallbacks:
         return None, "none", f"{what}, and no server can take it", True
-    if drawn and (raw is None or pool.policy != "hash"):
-        return None, "policy", f"{what}; {pool.policy} draws at each request, see the shares", True
+    if drawn:
+        return None, pool.reason(), f"{what}; {pool.policy} draws at each request, see the shares", True
     if pool.policy == "hash" and raw is not None:
-        return fallbacks[0], "policy", f"{what}; first eligible server in the order of the {pool.ring} ring", True
-    turn = "round-robin" if pool.policy == "hash" else pool.policy
-    return fallbacks[0], "policy", f"{what}; {turn}: its turn is next", True
+        slot = slot_of_key(pool, raw)
+        if slot < 0:
+            return None, "none", f"{what}, and every server that could take it is full", True
+        return pool.server_at(slot).name, pool.reason(), f"{what}; {_hash_why(pool, slot, fallbacks)}", True
+    if pool.policy == "least-connections":
+        return fallbacks[0], pool.reason(), f"{what}; it has the fewest requests in flight for its weight", True
+    return fallbacks[0], pool.reason(), f"{what}; round-robin: its turn is next", True
+
+
+def _hash_why(pool: Pool, slot: int, fallbacks: list[str]) -> str:
+    if pool.server_at(slot).name == fallbacks[0]:
+        return f"first eligible server in the order of the {pool.ring} ring"
+    return f"{fallbacks[0]} comes first in the order of the {pool.ring} ring and has no room or is slow to start"
 
 
 def _deterministic(pool: Pool, raw: bytes, reason: str, because: str) -> Decided:
@@ -372,17 +384,30 @@ def _dialect_numbers(ring: Any, hash: int) -> dict[str, Any]:
     return {}
 
 
+def _refused(pool: Pool, fallbacks: list[str], pick: str | None) -> dict[str, str]:
+    """Eligible servers that stand before the pick in its order -> why they do not take the key now."""
+    before = fallbacks[: fallbacks.index(pick)] if pick in fallbacks else fallbacks
+    rows = {row.name: row for row in pool.statistics().servers}
+    return {
+        name: "over its bound or still ramping up"
+        if pool.room_in(pool.slot_of(name))
+        else f"max_connections reached: {rows[name].in_flight_zone} in flight"
+        for name in before
+    }
+
+
 def _candidates(
-    pool: Pool, order: list[str], ranks: dict[str, int], *, bound: str | None, drawing: bool
+    pool: Pool, order: list[str], ranks: dict[str, int], refused: dict[str, str], *, bound: str | None, drawing: bool
 ) -> Iterator[Candidate]:
     rows = {row.name: row for row in pool.statistics().servers}
     configured = {server.name: server for server in pool.servers}
     against = eligibility(pool)
+    against.update(refused)
     eligible = {name for name, why in against.items() if not why}
     total = sum(rows[name].weight_effective for name in eligible) or 1
     for name in [*order, *(name for name in rows if name not in order)]:
-        row, server, place = rows[name], configured[name], order.index(name) if name in order else None
-        verdict = "passed over" if place is None else "next" if place else "picked"
+        row, place = rows[name], order.index(name) if name in order else None
+        verdict = "passed over" if place is None or name in refused else "next" if place else "picked"
         if drawing and name in eligible:
             verdict = "next"
         yield Candidate(
@@ -396,8 +421,8 @@ def _candidates(
             ring_rank=ranks.get(name),
             weight=row.weight,
             weight_effective=row.weight_effective,
-            in_flight=row.in_flight,
-            limit=server.max_connections or None,
+            in_flight=row.in_flight_zone,
+            limit=configured[name].max_connections or None,
             share=row.weight_effective / total if name in eligible else 0.0,
         )
 
@@ -406,16 +431,19 @@ def eligibility(pool: Pool) -> dict[str, str]:
     """Server name -> why it takes no unbound request, "" for those that take them."""
     found: dict[str, str] = {}
     main = [s.name for s in pool.servers if not s.backup and s.weight and pool.state_of(s.name) == "ready"]
+    taking = {server.name for server in pool.candidates(None, len(pool))}
     for server in pool.servers:
         state = pool.state_of(server.name)
-        if state != "ready":
+        if server.name in taking:
+            found[server.name] = ""
+        elif state != "ready":
             found[server.name] = state
         elif not server.weight:
             found[server.name] = "weight 0 takes no unbound request"
         elif server.backup and main:
             found[server.name] = f"backup, and {len(main)} main server{'s are' if len(main) > 1 else ' is'} ready"
         else:
-            found[server.name] = ""
+            found[server.name] = "not in force"
     return found
 
 
@@ -462,9 +490,7 @@ def _lines(of: Explanation) -> Iterator[str]:
     shown = (
         "no key" if of.key is None else f"key {of.key[:KEY_SHOWN_MAX]!r}{'...' if len(of.key) > KEY_SHOWN_MAX else ''}"
     )
-    where = (
-        f"{of.pick} ({of.address})" if of.pick else "drawn at each request" if of.reason == "policy" else "no server"
-    )
+    where = f"{of.pick} ({of.address})" if of.pick else "no server" if of.reason == "none" else "drawn at each request"
     yield f"{shown} -> {where}{'' if of.certain else ', unless the store says otherwise'}"
     yield f"reason: {of.reason}: {of.why}"
     if of.numbers:
@@ -496,7 +522,7 @@ def _table(of: Explanation) -> Iterator[str]:
             one.name,
             one.state + (", backup" if one.backup else ""),
             str(one.weight),
-            str(one.weight_effective),
+            f"{one.weight_effective:g}",
             str(one.in_flight),
             "-" if one.limit is None else str(one.limit),
             "-" if one.ring_rank is None else str(one.ring_rank),

@@ -6,10 +6,11 @@ Which keys would go elsewhere, from whom to whom, and which live bindings would 
            and that of tomorrow give one server each, and the lengths of those that differ are added up
   sampled  every other ring: random hashes, with the standard error of the share
 
-Both ask Pool.slots_of, that is the data plane itself with states, weights and backups as they are; names that stay keep
-their state. Shares are shares of the hash space, that is of many equally frequent keys.
+Both ask Pool.slots_of, the data plane itself with states, weights and backups as they are, of two scratch pools without
+load: where keys belong, not where a bound on load sends them for a moment. Names that stay keep their state. Shares are
+shares of the hash space, that is of many equally frequent keys.
 
-Rules of this file: the pool is only read; the pool after the change is a scratch one of the same kind.
+Rules of this file: the pool is only read, and nothing is counted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from fastroute._core.affinity_table import AffinityTable
 from fastroute._core.affinity_view import AffinityView
 from fastroute._core.pool import Pool
-from fastroute._core.pool_rings import now_tick, ring_options_of, rings_in_force
+from fastroute._core.pool_rings import likeness_of, now_tick, rings_in_force
 from fastroute._core.ring_table import TableRing
 from fastroute.errors import UsageError
 from fastroute.model import Server
@@ -156,7 +157,7 @@ def preview(
     pairs: Pairs = {}
     cells = drawn = 0
     if pool.policy == "hash":
-        pairs, cells, drawn = _pairs(pool, after, samples, seed)
+        pairs, cells, drawn = _pairs(scratch(pool, likeness_of(pool)[0]), after, samples, seed)
     differing = {pair: share for pair, share in pairs.items() if pair[0] != pair[1]}
     untouched = {name for name in old if name in new and name not in changed}
     moved = sum(differing.values())
@@ -192,8 +193,7 @@ def preview(
 
 def scratch(pool: Pool, servers: list[Server]) -> Pool:
     """A pool of the same kind over these servers; names that are in `pool` keep their state."""
-    options = {name: getattr(pool, name) for name in ("policy", "ring", "slots", "seed")}
-    made = Pool(pool.name, servers, fleet=pool.fleet, ring_options=ring_options_of(pool) or None, **options)
+    made = Pool(pool.name, servers, **likeness_of(pool)[1])
     for server in pool.servers:
         state = pool.state_of(server.name)
         if state != "ready" and made.slot_of(server.name) >= 0:

@@ -20,8 +20,26 @@ from fastroute.integrations.uhashring import HashRing
 
 theirs = pytest.importorskip("uhashring")
 
-KEYS = [f"key-{n}" for n in range(300)] + ["", "é", "鍵", *("k" * n for n in range(1, 50)), "k" * 200, "\x00", 7, 3.5, None, b"b", ("t", 1)]
-OPTIONS = [{}, {"hash_fn": "ketama"}, {"vnodes": 7}, {"hash_fn": "ketama", "vnodes": 3}, {"hash_fn": "ketama", "replicas": 2}]
+KEYS = [f"key-{n}" for n in range(300)] + [
+    "",
+    "é",
+    "鍵",
+    *("k" * n for n in range(1, 50)),
+    "k" * 200,
+    "\x00",
+    7,
+    3.5,
+    None,
+    b"b",
+    ("t", 1),
+]
+OPTIONS = [
+    {},
+    {"hash_fn": "ketama"},
+    {"vnodes": 7},
+    {"hash_fn": "ketama", "vnodes": 3},
+    {"hash_fn": "ketama", "replicas": 2},
+]
 
 
 def crc(key: object) -> int:
@@ -40,8 +58,8 @@ def agree(ours, other, keys=KEYS) -> None:
         assert ours.get_node_pos(key) == other.get_node_pos(key), key
     for key in keys[:20] + keys[-8:]:
         for method in (
-            "get", "get_key", "get_node_hostname", "get_node_instance", "get_node_port", "get_node_weight", "get_server",
-            "__getitem__", "hashi",
+            "get", "get_key", "get_node_hostname", "get_node_instance", "get_node_port", "get_node_weight",
+            "get_server", "__getitem__", "hashi",
         ):  # fmt: skip
             assert getattr(ours, method)(key) == getattr(other, method)(key), (method, key)
         for distinct in (True, False):
@@ -68,7 +86,11 @@ def agree(ours, other, keys=KEYS) -> None:
         ["node1", "node2", "node3"],
         ["b", "a", "c"],
         {"node1": 1, "node2": 5, "node3": 2},
-        {"node1": {"weight": 3, "vnodes": 20, "hostname": "h1", "port": 11211, "instance": "i1"}, "node2": {"port": 1}, "n": 1},
+        {
+            "node1": {"weight": 3, "vnodes": 20, "hostname": "h1", "port": 11211, "instance": "i1"},
+            "node2": {"port": 1},
+            "n": 1,
+        },
         {"node1": {"nodename": "another", "unknown": 1}, "node2": {}},
         [f"10.0.0.{n}:11211" for n in range(60)],
         [1, 2, 3],

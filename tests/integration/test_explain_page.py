@@ -31,7 +31,9 @@ def test_examples_of_the_page_run_and_print_what_it_shows():
 
 def test_commands_of_the_page_are_accepted(tmp_path):
     file, key = tmp_path / "fastroute.toml", "user-17"
-    file.write_text('[listeners.web]\nbind = "127.0.0.1:8080"\npool = "app"\n[[pools.app.servers]]\naddress = "10.0.0.1:80"\n')
+    file.write_text(
+        '[listeners.web]\nbind = "127.0.0.1:8080"\npool = "app"\n[[pools.app.servers]]\naddress = "10.0.0.1:80"\n'
+    )
     (tmp_path / "tomorrow.toml").write_text(file.read_text())
     commands = re.findall(r"^    fastroute (.*)$", PAGE, re.MULTILINE)
     assert len(commands) == 4

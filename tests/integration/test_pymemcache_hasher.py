@@ -8,8 +8,8 @@ import pytest
 
 from fastroute.errors import UsageError
 from fastroute.integrations.pymemcache import Hasher, hasher
-from fastroute.routing.dialects import DIALECTS, build_ring
 from fastroute.model import Server
+from fastroute.routing.dialects import DIALECTS, build_ring
 from tests.support.memcached import Memcached
 
 hash_client = pytest.importorskip("pymemcache.client.hash")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -291,7 +292,18 @@ def test_text_shortens_a_long_key():
     assert len(str(Router(pool_of(2, policy="hash")).explain("k" * 4000)).splitlines()[1]) < 140
 
 
-DIALECTS = ("maglev", "rendezvous", "jump", "ketama", "ketama-spy", "libketama", "nginx", "envoy-ring", "haproxy", "uhashring")
+DIALECTS = (
+    "maglev",
+    "rendezvous",
+    "jump",
+    "ketama",
+    "ketama-spy",
+    "libketama",
+    "nginx",
+    "envoy-ring",
+    "haproxy",
+    "uhashring",
+)
 
 
 @pytest.mark.parametrize("ring", [*DIALECTS, "haproxy-map"])
@@ -322,3 +334,57 @@ async def test_bound_key_of_a_dialect_pool_falls_back_by_the_table_all_the_same(
             expected = router.explain(key)
             assert (await router.route(key)).server.name == expected.pick
             pool.set_state(bound.server.name, "ready")
+
+
+@pytest.mark.parametrize("limit", [{"max_connections": 1}, {"max_load": 1.25}])
+def test_server_first_in_the_ring_that_is_full_or_over_its_bound_is_passed_over_and_says_so(limit):
+    connections = limit.get("max_connections", 0)
+    servers = [Server(f"10.0.0.{n}:80", name=f"S{n}", max_connections=connections) for n in range(1, 4)]
+    options = {} if connections else {"max_load": limit["max_load"], "max_load_floor": 1}
+    pool = Pool("app", servers, policy="hash", **options)
+    router = Router(pool)
+    first = router.explain("u").pick
+    with contextlib.ExitStack() as busy:
+        while (found := router.explain("u")).pick == first and found.candidates[0].in_flight < 9:
+            busy.enter_context(pool.request("u"))
+        assert found.pick == pool.select("u").name != first
+        passed = candidate(found, first)
+        assert (passed.verdict, passed.ring_rank) == ("passed over", 0)
+        assert passed.in_flight >= 1
+        assert ("max_connections" if connections else "bound") in passed.why
+    assert router.explain("u").pick == first
+
+
+def test_every_server_full_is_explained_too():
+    pool = Pool("app", [Server("a:1", max_connections=1)], policy="hash")
+    with pool.request("u"):
+        found = Router(pool).explain("u")
+        assert (found.pick, found.reason, found.candidates[0].verdict) == (None, "none", "passed over")
+
+
+@pytest.mark.parametrize("policy", ["round-robin", "hash", "least-connections"])
+def test_panic_is_named_as_the_reason_and_not_counted_by_asking(policy):
+    pool = pool_of(4, policy=policy, panic=0.5)
+    for name in ("S1", "S2", "S3"):
+        pool.set_state(name, "down")
+    before = pool.statistics()
+    found = Router(pool).explain("u")
+    assert before.panicking
+    assert found.reason == "panic"
+    assert pool.statistics() == before
+    assert found.pick == pool.select("u").name
+
+
+@pytest.mark.parametrize("policy", ["two-choices", "peak-ewma", "prequal"])
+def test_policies_that_draw_have_no_pick_before_they_do(policy):
+    found = Router(pool_of(3, policy=policy)).explain("u")
+    assert (found.pick, found.reason) == (None, "policy")
+    assert {one.verdict for one in found.candidates} == {"next"}
+
+
+def test_least_connections_is_explained_by_the_load():
+    pool = pool_of(2, policy="least-connections")
+    with pool.request() as busy:
+        found = Router(pool).explain("u")
+        assert found.pick != busy.server.name
+        assert candidate(found, busy.server.name).in_flight == 1
