@@ -189,10 +189,11 @@ def move(
     for _ in range(TRIES_MAX):
         if current is None:
             answer = yield Lookup(ttl_s)
-        elif usable(current):
-            return Decision(Kind.ADOPTED, current, answer_token)
         else:
-            wanted = successor(current)
+            ahead = known is not None and known.outranks(current)  # moved while the store was away: no way back (I4)
+            if not ahead and usable(current):
+                return Decision(Kind.ADOPTED, current, answer_token)
+            wanted = successor(known if known is not None and ahead else current)
             answer = yield CasThenGet(wanted.pack(), answer_token, ttl_s)
             found = Record.unpack(answer.data) if answer.heard is Heard.RECORD else None
             if found is not None and found.same_decision(wanted):
@@ -211,7 +212,9 @@ def move(
         current, answer_token = Record.unpack(answer.data), answer.token
         if current is None:  # bytes that are no record: replace them
             outcome = (yield from _write_over(None, answer_token, first(), ttl_s)) or Decision(Kind.UNKNOWN)
-            return outcome
+            if outcome.record is None or usable(outcome.record):
+                return outcome
+            current, answer_token = outcome.record, outcome.token
     return Decision(Kind.UNKNOWN)
 
 

@@ -81,7 +81,7 @@ class Binder:
         return self._ttl_s
 
     def _refresh(self) -> None:
-        """Follow the pool's membership."""
+        """Follow the pool's membership; asked again after every answer of the store, which took its time."""
         pool = self._view.pool
         if self._version == pool.version:
             return
@@ -100,6 +100,7 @@ class Binder:
 
     def _usable_slot(self, record: Record) -> int:
         """Slot of the record's server if a bound request may go there, else -1."""
+        self._refresh()
         slot = self._slot_of_id.get(record.server, -1)
         return slot if slot >= 0 and self._view.pool.may_take_bound(slot) else -1
 
@@ -111,6 +112,7 @@ class Binder:
 
     def _deterministic_slot(self, key: bytes, excluded: int = -1) -> int:
         """What every replica answers alike: the first ready choice of the `table` ring that is not excluded."""
+        self._refresh()
         pool = self._view.pool
         for slot in pool.fallback_slots(key, 2):
             if slot != excluded:
@@ -179,11 +181,19 @@ class Binder:
         kind = decision.kind.value
         slot = self._usable_slot(known) if known is not None else -1
         if known is not None and slot >= 0:
-            if isinstance(near, Binding):
-                self._view.touch(fingerprint, known.term, known.generation)
-                return Bound(slot, "affinity-near", known.term, known.generation, kind)
-            self._view.claim(fingerprint, slot, known.term, known.generation, provisional=True)
-            return Bound(slot, "affinity-cookie", known.term, known.generation, kind)
+            term, generation = known.term, known.generation
+            same = isinstance(near, Binding) and (near.term, near.generation) == (term, generation)
+            if same and self._view.touch(fingerprint, term, generation):
+                return Bound(slot, "affinity-near", term, generation, kind)
+            if isinstance(near, Binding) and not same:  # the cookie knows better than the zone
+                _, stands = self._view.replace(
+                    fingerprint, near.term, near.generation, slot, term, generation, provisional=True
+                )
+            else:
+                _, stands = self._view.claim(fingerprint, slot, term, generation, provisional=True)
+            if stands is not None and stands.slot >= 0 and self._view.pool.may_take_bound(stands.slot):
+                slot, term, generation = stands.slot, stands.term, stands.generation  # ours, or who was faster
+            return Bound(slot, "affinity-near" if same else "affinity-cookie", term, generation, kind)
         if known is not None:
             return self._move_in_zone(fingerprint, key, known, -1, minute, provisional=True, kind=kind)
         slot = self._deterministic_slot(key)
@@ -249,13 +259,13 @@ class Binder:
         for _ in range(4):
             slot = self._deterministic_slot(key, excluded)
             status, stands = self._view.replace(
-                fingerprint, term, generation, slot, known.term, generation + 1, provisional=provisional
+                fingerprint, term, generation, slot, term, generation + 1, provisional=provisional
             )
             if status == "wrote":
-                return Bound(slot, "moved", known.term, generation + 1, kind)
+                return Bound(slot, "moved", term, generation + 1, kind)
             if status == "absent":
                 return self._claim_in_zone(
-                    fingerprint, slot, known.term, generation + 1, "moved", kind, provisional=provisional
+                    fingerprint, slot, term, generation + 1, "moved", kind, provisional=provisional
                 )
             if stands is None:  # the table is busy: nothing could be written
                 return Bound(slot, "fallback-hash", 0, 0, "unknown")
@@ -275,7 +285,8 @@ class Binder:
             NoServerAvailable: no other server can take it.
         """
         self._refresh()
-        known = self._record(failed_slot, term, generation, minute)
+        failed = self._id_of_slot.get(failed_slot, 0)  # 0: it has left the pool meanwhile
+        known = Record(term, generation, failed, self._writer, minute)
         if not self._stored:
             return self._move_in_zone(fingerprint, key, known, failed_slot, minute)
         return (yield from self._move_in_store(fingerprint, key, known, None, failed_slot, minute))
@@ -302,7 +313,10 @@ class Binder:
             return self._move_in_zone(
                 fingerprint, key, known, excluded, minute, provisional=True, kind=decision.kind.value
             )
-        found = self._slot_of_id[decision.record.server]
+        self._refresh()
+        found = self._slot_of_id.get(decision.record.server, -1)
+        if found < 0:  # it left the pool while the store was asked
+            return (yield from self._move_in_store(fingerprint, key, decision.record, decision.token, excluded, minute))
         self._learn(fingerprint, found, decision.record)
         reason: Reason = "affinity-store" if decision.kind is Kind.ADOPTED else "moved"
         return Bound(found, reason, decision.record.term, decision.record.generation, decision.kind.value)

@@ -125,6 +125,7 @@ class Affinity(AffinityBase):
             reply = self.store.get(self._name(view, fingerprint))
             if reply.status == HIT:
                 self.store.delete(self._name(view, fingerprint), reply.token)
+            view.remove(fingerprint)  # what another thread or process read in between
 
 
 class Router:

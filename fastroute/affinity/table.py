@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fastroute._core.affinity_view import AffinityView
+from fastroute._core.affinity_view import AffinityView, Binding
 from fastroute._core.zone import Zone
 from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, Heard, Lookup
 from fastroute.affinity.base import AffinityBase
@@ -41,6 +40,9 @@ LEARNED_MAX = 4_096
 
 RETURN_CHECK_S = 0.25
 """How often the return of a store that is away is looked for."""
+
+TICK_MS = 64
+"""Ages of near entries are counted in ticks of so much (FR_TICK_SHIFT in ext/fr_base.h), rounded up."""
 
 _log = logging.getLogger("fastroute.affinity")
 
@@ -118,34 +120,43 @@ class Affinity(AffinityBase):
         while (flight := self._flights.get(fingerprint)) is not None:
             await asyncio.shield(flight)
             near = view.lookup(fingerprint)
-            if near is not None and near != "busy" and near.slot >= 0 and view.pool.may_take_bound(near.slot):
+            if isinstance(near, Binding) and self._fresh(view, near) and view.pool.may_take_bound(near.slot):
                 return Bound(near.slot, "affinity-near", near.term, near.generation, "near")
-        return await self._take_off(view, key, fingerprint, hint)
+        flight = self._take_off(fingerprint)
+        try:
+            return await super().bind(view, key, hint)
+        finally:
+            self._land(fingerprint, flight)
 
-    def _take_off(
-        self, view: AffinityView, key: bytes, fingerprint: bytes, hint: Hint | None
-    ) -> Coroutine[Any, Any, Bound]:
-        """Claim the key's single flight now; the steps run when the result is awaited."""
+    def _fresh(self, view: AffinityView, near: Binding) -> bool:
+        """May this entry be used without asking? Not if the flight that was waited for ended without an outcome."""
+        return self.store is None or view.trust_stale or near.age_ms <= self.near_ttl_s * 1000 + TICK_MS
+
+    def _take_off(self, fingerprint: bytes) -> asyncio.Future[None]:
+        """Claim the key's single flight, which nobody has."""
         flight = self._flights[fingerprint] = asyncio.get_running_loop().create_future()
+        return flight
 
-        async def fly() -> Bound:
-            try:
-                return await super(Affinity, self).bind(view, key, hint)
-            finally:
-                del self._flights[fingerprint]
-                flight.set_result(None)
-
-        return fly()
+    def _land(self, fingerprint: bytes, flight: asyncio.Future[None]) -> None:
+        del self._flights[fingerprint]
+        flight.set_result(None)
 
     async def unbind(self, view: AffinityView, key: bytes) -> None:
         """Forget the key, near and in the store (a record moved meanwhile is left alone)."""
         fingerprint = view.fingerprint(key)
-        view.remove(fingerprint)
-        if self.store is not None:
-            name = self._name(view, fingerprint)
-            reply = await self.store.get(name)
-            if reply.status == HIT:
-                await self.store.delete(name, reply.token)
+        while (flying := self._flights.get(fingerprint)) is not None:  # it would write again what is removed here
+            await asyncio.shield(flying)
+        flight = self._take_off(fingerprint)
+        try:
+            view.remove(fingerprint)
+            if self.store is not None:
+                name = self._name(view, fingerprint)
+                reply = await self.store.get(name)
+                if reply.status == HIT:
+                    await self.store.delete(name, reply.token)
+                view.remove(fingerprint)  # what another process of this machine read in between
+        finally:
+            self._land(fingerprint, flight)
 
     async def look(self, view: AffinityView, key: bytes, timeout_s: float) -> StoreAnswer | None:
         """What the store says of the key, for explanations; see fastroute.affinity.look."""
@@ -164,15 +175,21 @@ class Affinity(AffinityBase):
         if fingerprint in self._flights:  # somebody is binding it right now: the first writer wins
             return
         hint = (view.pool.server_at(slot).name, new_term(), 1)
-        task = asyncio.get_running_loop().create_task(self._learn(self._take_off(view, key, fingerprint, hint)))
+        flight = self._take_off(fingerprint)  # now: a request that comes before the task starts waits for it
+        task = asyncio.get_running_loop().create_task(self._learn(view, key, hint))
         self._learning.add(task)
-        task.add_done_callback(self._learning.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:  # also of a task that was cancelled before it started
+            self._learning.discard(task)
+            self._land(fingerprint, flight)
+
+        task.add_done_callback(ended)
 
     # -- drivers -------------------------------------------------------------------------------------------------------
 
-    async def _learn(self, binding: Coroutine[Any, Any, Bound]) -> None:
+    async def _learn(self, view: AffinityView, key: bytes, hint: Hint) -> None:
         try:
-            await binding
+            await super().bind(view, key, hint)
             self.statistics.learned += 1
         except Exception as error:  # a background errand: whoever asks for the key next gets the error himself
             _log.warning("a binding learned from a response could not be written: %s", error)
@@ -200,14 +217,12 @@ class Affinity(AffinityBase):
 
     def _note_down(self) -> None:
         """No node is up: trust what is near until one is."""
-        if (
-            self.store is None
-            or self.store.up_nodes
-            or (self._return_watch is not None and not self._return_watch.done())
-        ):
+        if self.store is None or self.store.up_nodes:
             return
         for view in self._binders:
             view.trust_stale = True
+        if self._return_watch is not None and not self._return_watch.done():
+            return
         _log.warning("store: no node answers; bindings come from the zone, new keys get the deterministic answer")
         self._return_watch = asyncio.get_running_loop().create_task(self._watch_return())
 
