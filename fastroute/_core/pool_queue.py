@@ -1,8 +1,8 @@
 """The waiting line of Pool.acquire: first come, first served, bounded in length and time.
 
 Not here: who has room (the pool knows), the relay's own waiting (it asks the pool's has_room). One event loop a pool.
-Rules: nobody overtakes; the head of the line is asked again whenever a request ends or the pool changes, and, where other
-processes of a zone may make room unseen, every POLL_S.
+Rules: nobody overtakes; the head of the line is asked again whenever a request ends or the pool changes, and, where
+other processes of a zone may make room unseen, every POLL_S.
 """
 
 from __future__ import annotations
