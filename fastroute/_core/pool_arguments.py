@@ -110,8 +110,8 @@ def eligible_of(
     """Who may take unbound requests: (how many are ready, the eligible, are they backups, is it panic).
 
     Panic: so small a part of the servers that could be ready is, that the rest would be overrun; then those that are
-    down or ejected are used as well. What an operator took out (draining, maintenance) stays out. While no main server is
-    ready and a backup is, the backups take over and there is no panic.
+    down or ejected are used as well. What an operator took out (draining, maintenance) stays out. While no main server
+    is ready and a backup is, the backups take over and there is no panic.
     """
     ready = [server for server in servers if states[server.name] == _READY]
     main = [server for server in ready if server.weight and not server.backup]
