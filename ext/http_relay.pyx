@@ -892,6 +892,12 @@ cdef class Downstream(Sink):
         self._count_out(True)
         self._try_another(504 if timed_out else 502)
 
+    def unconnected(self, uint64_t epoch, int status):
+        """No connection, and not for the server's sake: `status` goes to the client."""
+        if epoch == self.epoch and self.phase == PHASE_CONNECTING:
+            self._count_out(False)
+            self._answer(status, not self.request_complete)
+
     # ---- what the event loop calls -----------------------------------------------------------------------------
 
     def connection_made(self, transport):

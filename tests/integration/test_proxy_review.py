@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pathlib
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -280,3 +282,22 @@ async def test_a_worker_that_stops_leaves_the_unix_socket_to_the_others(tmp_path
     async with proxying_unix(configured([2]), tmp_path / "web"):
         pass
     assert (tmp_path / "web").is_socket()
+
+
+async def test_a_proxy_out_of_descriptors_blames_no_server_and_moves_no_user() -> None:
+    async with serving(always(answer(b"1"), close=True)) as (port, seen), serving(always(answer(b"2"))) as (port2, _):
+        config = configured([port, port2], sticky='on = "header:X-User"')
+        async with proxying(config) as (proxy, web), client(web) as one:
+            assert (await one.get("/", "X-User: u"))[2] == b"1"
+            await until(lambda: seen.open == 0 and proxy.statistics()["upstream_open"] == 0, "nothing is idle")
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            try:
+                assert (await one.get("/", "X-User: u"))[0] == 503
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            servers = proxy.statistics()["pools"]["app"].servers
+            assert [(server.state, server.failures_total) for server in servers] == [("ready", 0), ("ready", 0)]
+            assert (await one.get("/", "X-User: u"))[2] == b"1"
