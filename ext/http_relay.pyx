@@ -315,7 +315,7 @@ cdef class Downstream(Sink):
             self.keep = False
         self.head_sent = self.head_flushed = self.refreshed = self.has_token = self.fresh_token = self.touch = self.bound = False
         self.selection = None
-        self.tried_count = self.attempts = 0
+        self.tried_count = self.attempts = self.swallowed = 0
         self.body = head.body
         self.expects = head.expect_continue
         self.body_bytes = 0
@@ -413,7 +413,8 @@ cdef class Downstream(Sink):
         status = relay.router.near(key, size, &near)
         if status == FR_NEAR_NONE:
             self._answer(503, not self.request_complete)
-        elif status == FR_NEAR_MISS:
+        elif status == FR_NEAR_MISS or (status == FR_NEAR_HIT and hint and near.term == self.token.term
+                                        and near.generation < self.token.generation):
             if not self._wait(PHASE_ROUTING):
                 return
             try:
@@ -466,6 +467,7 @@ cdef class Downstream(Sink):
         if not self.waiting:
             if self.relay.lines.pending >= self.relay.lines.pending_max > 0:
                 self.engine.counts.limit_pending += 1
+                self._count_out(False)  # no fault of the server's
                 self._answer(503, not self.request_complete)
                 return False
             self.waiting = True
@@ -699,7 +701,10 @@ cdef class Downstream(Sink):
         if self.http10:
             return
         memset(&how, 0, sizeof(how))
-        fr_write_response(&self.engine.out, data, head, &how)
+        if self.relay.key_kind == FR_KEY_INSERT:
+            how.cookie = <const uint8_t *>PyBytes_AS_STRING(self.relay.name)
+            how.cookie_size = PyBytes_GET_SIZE(self.relay.name)
+        self.engine.counts.cookie_overwritten += fr_write_response(&self.engine.out, data, head, &how)
         fr_out_text(&self.engine.out, b"\r\n")
 
     cdef void on_head(self, const uint8_t *data, const fr_head *head, int framing) noexcept:
@@ -742,7 +747,7 @@ cdef class Downstream(Sink):
             pass
         elif not self.bound:
             return
-        elif self.term != self.token.term or self.generation > self.token.generation:
+        elif self.term != self.token.term or self.generation != self.token.generation:
             self.token.term, self.token.generation = self.term, self.generation
         else:
             age = self.engine.minute - self.token.issued_minute if self.engine.minute > self.token.issued_minute else 0
@@ -808,6 +813,7 @@ cdef class Downstream(Sink):
         fr_out_clear(out)
 
     cdef void on_end(self) noexcept:
+        self.up = None  # it is idle, or another's: what this client does from here on must not pause it
         if self.out_body == FR_BODY_CHUNKED:
             fr_out_text(&self.engine.out, b"0\r\n\r\n")
         self.on_flush()
@@ -823,15 +829,19 @@ cdef class Downstream(Sink):
         self.head_sent = False  # it had not left yet
         if how == FR_FAIL_CLOSED and self.request is not None and self.idempotent and not self.closed:
             self._count_out(not reused)
-            if not self.refreshed and (reused or self.relay.attempts_max):
-                # The server closed an idle connection as we wrote, or went away: a fresh connection tells which.
-                self.refreshed = True
-                self.engine.counts.retries += 1
-                self._go(self.slot)
-                return
-            if not self.bound:
-                self._try_another(502)
-                return
+            if not reused:
+                self.swallowed += 1
+            # A fresh connection that ends unanswered may have executed the request: no more often than configured.
+            if self.swallowed <= self.relay.attempts_max:
+                if not self.refreshed and (reused or self.bound):
+                    # The server closed an idle connection as we wrote, or went away: a fresh connection tells which.
+                    self.refreshed = True
+                    self.engine.counts.retries += 1
+                    self._go(self.slot)
+                    return
+                if not self.bound:
+                    self._try_another(502)
+                    return
         self._answer(504 if how == FR_FAIL_TIMEOUT else 502, not self.request_complete)
 
     cdef void on_flow(self, bint paused) noexcept:
@@ -865,11 +875,13 @@ cdef class Downstream(Sink):
 
     def connected(self, uint64_t epoch, Upstream upstream not None):
         """A fresh connection; False: nobody waits for it any more."""
-        if epoch != self.epoch or self.phase != PHASE_CONNECTING or upstream.closed:
+        if epoch != self.epoch or self.phase != PHASE_CONNECTING:
             return False
-        if upstream.begin(self, self.request, self.is_head, self.request_complete) == 0:
+        if (not upstream.closed and not upstream.eof
+                and upstream.begin(self, self.request, self.is_head, self.request_complete) == 0):
             self._sent(upstream)
-        else:
+        else:  # it ended before anything was sent: as good as a refusal
+            upstream.abort(False)
             self.connect_failed(epoch, False)
         return True
 
@@ -879,6 +891,12 @@ cdef class Downstream(Sink):
             return
         self._count_out(True)
         self._try_another(504 if timed_out else 502)
+
+    def unconnected(self, uint64_t epoch, int status):
+        """No connection, and not for the server's sake: `status` goes to the client."""
+        if epoch == self.epoch and self.phase == PHASE_CONNECTING:
+            self._count_out(False)
+            self._answer(status, not self.request_complete)
 
     # ---- what the event loop calls -----------------------------------------------------------------------------
 
@@ -898,7 +916,7 @@ cdef class Downstream(Sink):
         if relay.connections_max and <uint32_t>len(relay.connections) > relay.connections_max:
             self.engine.counts.limit_connections += 1
             self._answer(503, True)
-        elif relay.connections_per_client and not self.trusted:
+        elif relay.connections_per_client and not self.trusted and isinstance(name, tuple):  # a unix socket's have no address
             open_count = relay.clients.get(self.peer, 0) + 1
             relay.clients[self.peer] = open_count
             self.counted = True

@@ -97,15 +97,16 @@ cdef class Upstream(Wire):
         self.keep_alive = self.got_bytes = False
         self.interim = 0
         self.searched = 0
-        # While the request is still coming the client's time limits hold.
-        self.arm(self.line.lines.response_ms if request_complete else 0)
+        # While the request is still coming the client's time limits hold, unless the server already takes no more.
+        self.unsent_before = self.unsent()
+        self.arm(self.line.lines.response_ms if request_complete or self.writing_paused else 0)
         return 0
 
     cdef int more(self, const uint8_t *data, Py_ssize_t size, bint last) noexcept:
         cdef Py_ssize_t sent
         if last:
             self.request_complete = True
-            if self.state == STATE_HEAD:
+            if not self.reading_paused:
                 self.arm(self.line.lines.response_ms)
         if self.closed or self.deaf:
             return -1
@@ -134,7 +135,8 @@ cdef class Upstream(Wire):
         cdef Sink sink = self.sink
         self.sink = None
         self.state = STATE_IDLE
-        if clean and self.keep_alive and self.request_complete and not self.deaf and not self.eof and not self.closed:
+        if (clean and self.keep_alive and self.request_complete and self.unsent() == 0 and not self.deaf and not self.eof
+                and not self.closed):
             self.reused = True
             if self.reading_paused:
                 self.unhold()
@@ -238,7 +240,7 @@ cdef class Upstream(Wire):
         if self.sink is not None:
             self._body(data + used, size - used, whole)
         if self.sink is not None:
-            if not self.reading_paused:
+            if self.state != STATE_HEAD and not self.reading_paused:  # else begin() armed it, for the next exchange
                 self.arm(self.line.lines.response_ms)
             sink.on_flush()
         if self.kept.size:

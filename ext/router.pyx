@@ -119,7 +119,8 @@ cdef class Router:
             NoServerAvailable: no server of the pool can take it.
         """
         selection = self.route_nowait(key)
-        if selection is not None:
+        # A hint with a later decision of the same term outranks the near table, which then learns it.
+        if selection is not None and (hint is None or selection.term != hint[1] or selection.generation >= hint[2]):
             return selection
         key = _as_bytes(key)
         return self.selection_of(key, await self.affinity.bind(self.view, key, hint))

@@ -66,6 +66,7 @@ cdef class Downstream(Sink):
     cdef fr_token token                 # the client's, or its new one
     cdef uint16_t tried[8]
     cdef int tried_count, attempts, slot, body, out_body
+    cdef int swallowed                  # fresh connections that took the request and ended unanswered
     cdef bint begun                     # counted in by the pool
     cdef bint waiting                   # counted by Lines.pending
     cdef bint request_complete, expects, is_head, idempotent, http10, head_sent, head_flushed, refreshed, has_token, fresh_token, touch, bound

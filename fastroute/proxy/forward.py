@@ -1,8 +1,8 @@
 """What a request waits for: the affinity's answer, another server, a fresh connection. Asked by the compiled relay.
 
 Theory of operation. The relay calls route, move or connect with the request's epoch and goes on; each starts a task
-that ends in one call back (routed, unrouted, connected, connect_failed). A call back for a request that is over is
-ignored by the relay, so tasks need no cancelling when a client leaves.
+that ends in one call back (routed, unrouted, connected, connect_failed, unconnected). A call back for a request that
+is over is ignored by the relay, so tasks need no cancelling when a client leaves.
 
 Rules of this file: every task has a time limit of its own (connect timeout, the store's timeout) and one outcome; a
 server that refuses is reported to passive health before the request goes on, so that its next choice knows.
@@ -11,6 +11,7 @@ server that refuses is reported to passive health before the request goes on, so
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Coroutine, Generator
 from typing import Any
@@ -26,6 +27,9 @@ from fastroute.proxy.upstream import open_upstream
 __all__ = ["SlowPath"]
 
 log = logging.getLogger("fastroute.proxy")
+
+OWN_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Why a connect fails here and not at the server: nothing is known of it, and its users must not move."""
 
 CookieHint = tuple[int, int, int]
 """(digest of the server's name, term, generation) from a verified cookie."""
@@ -76,6 +80,7 @@ class SlowPath:
         self._passive = Passive()
         self._tasks: set[asyncio.Task[None]] = set()
         self._returns: dict[str, asyncio.TimerHandle] = {}
+        self._tell_from_s = 0.0
 
     def route(self, downstream: Downstream, epoch: int, key: bytes, hint: CookieHint | None) -> None:
         """Ask the affinity for the key's server."""
@@ -143,6 +148,10 @@ class SlowPath:
             upstream = await open_upstream(line, self._connect_s)
         except ConnectError as error:
             self._lines.count_connect_failure()
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in OWN_ERRORS:
+                self._tell_own(error)
+                downstream.unconnected(epoch, 503)
+                return
             self._refused(error)
             downstream.connect_failed(epoch, isinstance(error, ConnectTimeout))
         except Exception:
@@ -152,6 +161,13 @@ class SlowPath:
             self._passive.accepted(line.server.name if line.server else "")
             if not downstream.connected(epoch, upstream):
                 line.adopt(upstream)
+
+    def _tell_own(self, error: ConnectError) -> None:
+        """Log a failure that is ours, at most once a second: it comes with every request."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._tell_from_s:
+            self._tell_from_s = now_s + 1.0
+            log.error("pool %s: %s; this process has reached a limit of its own", self._pool.name, error)
 
     def _refused(self, error: ConnectError) -> None:
         """Leave the server out for a while, if others can take its requests."""

@@ -9,7 +9,9 @@ import asyncio
 import functools
 import ipaddress
 import socket
+import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from fastroute._core.http_relay import Relay
 from fastroute.proxy.sockets import BACKLOG
@@ -60,8 +62,14 @@ class Listener:
         """Accept from now on."""
         loop = asyncio.get_running_loop()
         for one in self._sockets:
-            create = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(self.relay.make, sock=one, backlog=BACKLOG))
+            if one.family == socket.AF_UNIX:
+                # The path belongs to whoever bound it, and other workers accept on it: from 3.13 on, event loops would
+                # remove it when this one stops.
+                keep: Any = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+                server = await loop.create_unix_server(self.relay.make, sock=one, backlog=BACKLOG, **keep)
+            else:
+                server = await loop.create_server(self.relay.make, sock=one, backlog=BACKLOG)
+            self._servers.append(server)
 
     def stop_accepting(self) -> None:
         """Refuse new connections; those that are open go on."""

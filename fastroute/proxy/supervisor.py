@@ -183,6 +183,8 @@ class Supervisor:
                     self._reload()
 
     def _on_pipe(self, worker: _Worker) -> None:
+        if worker.pipe < 0:  # killed and forgotten by a signal of the same turn
+            return
         told = os.read(worker.pipe, 16)
         if told.startswith(READY):
             worker.ready = True
