@@ -157,19 +157,24 @@ cdef class AffinityView:
     def refresh(self):
         """Learn the pool's present servers; called when its membership changed. Registers new ones in the zone."""
         cdef uint16_t *map = self.pool_slot_of
-        cdef int i, zone_slot
+        cdef uint64_t version = self.pool.version
+        cdef int i, slot
         cdef list reverse = []
-        for i in range(ZONE_SLOTS):
-            map[i] = FR_NO_SLOT
         for server in self.pool.servers:
             slot = self.pool.slot_of(server.name)
             zone_slot = self.table.zone.server_slot(self.fleet, self.pool.name, server.name)
-            map[zone_slot] = slot
             while len(reverse) <= slot:
                 reverse.append(None)
-            reverse[slot] = zone_slot
+            if slot >= 0:
+                reverse[slot] = zone_slot
+        # Other threads may have run until here, but not from here on: they never see half a map.
+        for i in range(ZONE_SLOTS):
+            map[i] = FR_NO_SLOT
+        for i in range(len(reverse)):
+            if reverse[i] is not None:
+                map[<int>reverse[i]] = i
         self.zone_slot_of = reverse
-        self.seen_version = self.pool.version
+        self.seen_version = version
 
     def set_manual_ms(self, uint64_t now_ms):
         """Hold the view's clock still at now_ms (0: the machine's clock again); for tests."""

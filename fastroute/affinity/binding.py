@@ -12,6 +12,7 @@ names; an unknown key gets the answer of the `table` ring over ready servers, wh
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,6 +74,7 @@ class Binder:
         self._slot_of_id: dict[int, int] = {}
         self._id_of_slot: dict[int, int] = {}
         self._version = -1
+        self._refreshing = threading.Lock()
         self._refresh()
 
     @property
@@ -85,10 +87,12 @@ class Binder:
         pool = self._view.pool
         if self._version == pool.version:
             return
-        self._view.refresh()
-        ids = {pool.slot_of(server.name): server_id(server.name) for server in pool.servers}
-        self._id_of_slot, self._slot_of_id = ids, {identity: slot for slot, identity in ids.items()}
-        self._version = pool.version
+        with self._refreshing:  # threads: an older list never overwrites a newer one
+            version = pool.version
+            self._view.refresh()
+            ids = {pool.slot_of(server.name): server_id(server.name) for server in pool.servers}
+            self._id_of_slot, self._slot_of_id = ids, {identity: slot for slot, identity in ids.items()}
+            self._version = version
 
     def confirm(self, fingerprint: bytes, record: Record) -> None:
         """The store said this of the key: take it over near, if it names a server of this pool."""

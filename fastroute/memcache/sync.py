@@ -21,6 +21,7 @@ import os
 import re
 import select
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -53,7 +54,8 @@ __all__ = ["Memcached"]
 CONNECT_TIMEOUT_S = 1.0
 """Limit for making a connection: a lost SYN is repeated after 1 s in Linux."""
 AWAY_S = 0.25
-"""After a failed connection requests raise MemcacheDown at once for this long: no thread waits for a dead node."""
+"""After a failed connection requests raise MemcacheDown at once for this long; then one thread tries, the others go on
+raising until it knows."""
 RECEIVE_BYTES = 65_536
 
 _VALUE = re.compile(rb"VALUE ([!-~\x80-\xff]{1,250}) ([0-9]{1,10}) ([0-9]{1,10})(?: ([0-9]{1,20}))?\Z")
@@ -273,7 +275,8 @@ class Memcached:
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        self._away_until_s = [0.0] * len(self.names)
+        self._away_until_s = [0.0] * len(self.names)  # 0: reached the last time it was asked
+        self._turn = threading.Lock()
         self._nodes = []
         for name in self.names:
             node = _Node(
@@ -305,14 +308,19 @@ class Memcached:
         if os.getpid() != self._pid:
             self._open()  # forked: the parent's connections must not be used by two
         index = home_of(key, self._seeds)
-        if time.monotonic() < self._away_until_s[index]:
-            raise MemcacheDown(f"{self.names[index]}: could not be reached a moment ago")
+        with self._turn:
+            if self._away_until_s[index]:
+                now_s = time.monotonic()
+                if now_s < self._away_until_s[index]:
+                    raise MemcacheDown(f"{self.names[index]}: could not be reached a moment ago")
+                self._away_until_s[index] = now_s + CONNECT_TIMEOUT_S  # this thread looks; no other one waits with it
         with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
             try:
                 connection.ready()
             except MemcacheDown:
                 self._away_until_s[index] = time.monotonic() + AWAY_S
                 raise
+            self._away_until_s[index] = 0.0
             yield connection
 
     def _ask(self, key: bytes, command: bytes, read: Reader) -> Reply:

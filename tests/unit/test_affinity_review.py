@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
 
@@ -243,6 +244,28 @@ def test_record_that_somebody_wrote_over_garbage_first_is_looked_at_before_it_is
     bound = outcome_of(steps, Answer(Heard.RECORD, command.record, "token 3"))
     assert (bound.term, bound.generation) == (9, 2)
     one._close_zone()
+
+
+def test_other_threads_never_see_half_a_list_of_servers():
+    pool = Pool("app", servers(*range(1, 60)))
+    affinity, view, _ = zone_only(pool)
+    fingerprint = view.fingerprint(b"u")
+    view.claim(fingerprint, pool.slot_of("S59"), 7, 1)
+    seen, done = set(), threading.Event()
+
+    def look() -> None:
+        seen.add(view.lookup(fingerprint).slot)
+        while not done.is_set():
+            seen.add(view.lookup(fingerprint).slot)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(300):
+        view.refresh()
+    done.set()
+    thread.join()
+    assert seen == {pool.slot_of("S59")}
+    affinity._close_zone()
 
 
 # ---- while the store is away
