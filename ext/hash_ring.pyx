@@ -18,6 +18,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from fastroute._core.hash_ring cimport fr_memo_entry, fr_points
+
 from fastroute.errors import UsageError
 
 
@@ -36,11 +38,6 @@ cdef extern from "fr_ring_point.h" nogil:
     ctypedef struct fr_point:
         uint64_t hash
         uint64_t slot
-    ctypedef struct fr_points:
-        uint64_t *hash
-        uint16_t *slot
-        uint32_t count
-        uint64_t mask
     int fr_points_build(fr_points *circle, fr_point *item, uint32_t count, uint32_t bits, int keep) noexcept
     void fr_points_free(fr_points *circle) noexcept
     uint32_t fr_points_at(const fr_points *circle, uint64_t hash) noexcept
@@ -49,9 +46,6 @@ cdef extern from "fr_ring_point.h" nogil:
 cdef extern from "fr_memo.h" nogil:
     enum: FR_MEMO_KEY_BYTES
     enum: FR_MEMO_BYTES
-    ctypedef struct fr_memo_entry:
-        void *object
-        uint32_t place
     uint64_t fr_memo_hash(const uint8_t *key, size_t size) noexcept
     fr_memo_entry *fr_memo_make() noexcept
     fr_memo_entry *fr_memo_find(fr_memo_entry *memo, const uint8_t *key, size_t size, uint64_t hash) noexcept
@@ -74,15 +68,6 @@ cdef class HashRingCore:
     Notes: ketama points are 32-bit words of the digests; the others the upper half of the digest, which orders them as all
     of it does unless two differ in the lower half alone (one pair in 2**64).
     """
-
-    cdef fr_points _circle
-    cdef fr_memo_entry *_memo
-    cdef unsigned _turn                 # which way of a full set is replaced next
-    cdef bint _ketama
-    cdef bint _own_hash                 # the user's hash function decides: nothing is compiled
-    cdef PyObject **_names              # name of node i, borrowed from _rows
-    cdef list _rows
-    cdef readonly dict _nodes           # name -> configuration
 
     def __cinit__(self, *arguments, **options):
         self._nodes = {}
@@ -166,7 +151,6 @@ cdef class HashRingCore:
 
     @cython.final
     cdef uint32_t _search(self, const uint8_t *key, size_t size) noexcept:
-        # Place of the first point behind the key's hash, from 0.
         cdef uint32_t digest[4]
         cdef uint64_t hash
         cdef uint32_t at
@@ -198,7 +182,6 @@ cdef class HashRingCore:
 
     @cython.final
     cdef PyObject *_name(self, object key, uint32_t *place) except NULL:
-        # Precondition: the circle has points.
         cdef Py_ssize_t size
         cdef const char *data
         if PyUnicode_CheckExact(key) and PyUnicode_IS_COMPACT_ASCII(key):
@@ -215,7 +198,6 @@ cdef class HashRingCore:
         """
         cdef const uint8_t *data
         cdef size_t size
-        cdef uint32_t place
         cdef fr_memo_entry *entry
         if self._memo != NULL and PyUnicode_CheckExact(key) and PyUnicode_IS_COMPACT_ASCII(key):
             data, size = <const uint8_t *>PyUnicode_DATA(key), <size_t>PyUnicode_GET_LENGTH(key)
@@ -223,6 +205,11 @@ cdef class HashRingCore:
                 entry = fr_memo_find(self._memo, data, size, fr_memo_hash(data, size))
                 if entry != NULL:
                     return <object>entry.object
+        return self._found(key)
+
+    cdef object _found(self, object key):
+        # Apart, so that the way above has no variable whose address is taken: it would be guarded by a stack canary.
+        cdef uint32_t place
         if self._circle.count == 0:
             return self._own_node(key) if self._own_hash else None
         return <object>self._name(key, &place)
