@@ -168,6 +168,18 @@ def test_move_in_the_zone_keeps_the_term_of_what_stands():
     affinity._close_zone()
 
 
+async def test_later_decision_in_a_cookie_wins_over_a_usable_entry_of_the_zone():
+    async with Affinity() as affinity:
+        router = Router(Pool("app", servers(1, 2, 3)), affinity=affinity)
+        view = next(iter(affinity._binders))
+        view.claim(view.fingerprint(b"u"), 0, 7, 1)  # moved since, on another machine
+        first = await router.route("u", ("S2", 7, 2))
+        assert (first.server.name, first.generation) == ("S2", 2)
+        assert router.route_nowait("u").server.name == "S2"
+        for older in (("S3", 7, 1), ("S3", 8, 9)):
+            assert (await router.route("u", older)).server.name == "S2"
+
+
 # ---- the pool changes while the store is asked
 
 
