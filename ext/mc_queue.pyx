@@ -88,6 +88,12 @@ QUEUED_BYTES_MAX = 16 << 20
 TIMEOUT_MS = 50
 """A store of the same data centre answers in under 1 ms; design.md's default."""
 
+cdef enum:
+    # Requests of one turn after which the first of them are sent at once: the server wakes and works while the rest is
+    # still being asked. Measured with 32 tasks on one connection: 4.6 us per request without, 3.5 with 8; 4 and 2
+    # cost more system calls than they hide waiting.
+    BURST = 8
+
 cdef uint64_t _generation_last = 0      # over all nodes of the process: no two connections share a generation
 cdef Reply _REPLY_UNKNOWN = make_reply(FR_MC_UNKNOWN)
 cdef Reply _REPLY_DOWN = make_reply(FR_MC_DOWN)
@@ -348,6 +354,8 @@ cdef class MetaQueue:
         if not self._notified:
             self._notified = True
             self._notify()
+        elif waits and self._tail - self._taken >= BURST and self.on_burst is not None:
+            self.on_burst()
         return waiter
 
     cdef int _resolve(self, fr_mc_slot *slot, Reply reply) except -1:

@@ -27,6 +27,7 @@ cdef class MetaQueue:
     cdef readonly object failure        # why the last connection ended: str or None
     cdef uint64_t _epoch                # number of the connection that may be read
     cdef object _new_waiter, _notify, _on_failure, _on_idle, _on_up
+    cdef public object on_burst         # called when BURST requests wait to be taken; None: they wait for the turn's end
     cdef fr_clock _clock
     cdef uint64_t _timeout_ms, _value_bytes_max, _queued_bytes_max
     cdef int _check, _probe

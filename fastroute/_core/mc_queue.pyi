@@ -69,6 +69,7 @@ class MetaQueue:
     def in_flight(self) -> int: ...
     @property
     def queued_bytes(self) -> int: ...
+    on_burst: Callable[[], object] | None
     def attach(
         self,
         new_waiter: Callable[[], Any],

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import random
 import socket
 import ssl
@@ -99,6 +100,7 @@ class NodeConnection:
             self._came_up,
             self._failed,
         )
+        self.codec.on_burst = self._flush
         self.codec.opening()
         self._task = loop.create_task(self._keep_connected())
 
@@ -197,13 +199,12 @@ class NodeConnection:
     # ------------------------------------------------------------------ requests
 
     def _flush(self) -> None:
-        # Called once per turn of the loop in which something was asked.
+        # Called once per turn of the loop in which something was asked, and when many requests wait within one.
         link = self._link
         if link is not None and not link.paused:
             data = self.codec.take()
             if data:
-                assert link.transport is not None
-                link.transport.write(data)
+                link.send(data)
         if self._timer is None:
             assert self._loop is not None
             self._timer = self._loop.call_later(self._tick_s, self._watch)
@@ -236,6 +237,7 @@ class _Link(asyncio.Protocol):
     def __init__(self, owner: NodeConnection, codec: MetaCodec, loop: asyncio.AbstractEventLoop) -> None:
         self.transport: asyncio.Transport | None = None
         self.paused = False
+        self._descriptor = -1  # for direct sends; none over TLS
         self.broken = False  # the codec has already been told, or told us
         self.lost: asyncio.Future[None] = loop.create_future()
         self.came_up: asyncio.Future[None] = loop.create_future()
@@ -247,10 +249,24 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
         connected = transport.get_extra_info("socket")
+        if connected is not None and transport.get_extra_info("ssl_object") is None:
+            self._descriptor = connected.fileno()
         if connected is not None and connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
+    def send(self, data: bytes) -> None:
+        """Send now rather than at the end of the loop's turn, as far as the socket takes it."""
+        transport = self.transport
+        assert transport is not None
+        # A closing transport may have closed the descriptor already, and its number may be somebody else's by now.
+        if self._descriptor >= 0 and not transport.is_closing() and not transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):  # full, or broken: the transport waits, or finds out
+                data = data[os.write(self._descriptor, data) :]
+        if data:
+            transport.write(data)
+
     def connection_lost(self, error: Exception | None) -> None:
+        self._descriptor = -1
         if not self.lost.done():
             self.lost.set_result(None)
         self._owner._lost(self, error)

@@ -404,3 +404,14 @@ async def test_keys_are_spread_over_the_nodes_and_a_dead_node_keeps_its_keys() -
 def test_a_store_that_cannot_be_is_a_usage_error(nodes: object, options: dict[str, object], message: str) -> None:
     with pytest.raises(errors.UsageError, match=message):
         Memcached(nodes, **options)  # type: ignore[arg-type]
+
+
+async def test_many_requests_of_one_turn_begin_to_leave_within_it(shared_process: memcached.Memcached) -> None:
+    async with Memcached(shared_process.address, timeout="2s") as store:
+        await until(lambda: store.up_nodes)
+        before = store.statistics()[0].bytes_out
+        first = [store.get("burst") for _ in range(4)]
+        assert store.statistics()[0].bytes_out == before, "few requests wait for the end of the turn, in one write"
+        more = [store.get("burst") for _ in range(12)]
+        assert store.statistics()[0].bytes_out > before
+        assert {reply.status for reply in await asyncio.gather(*first, *more)} == {MISS}
