@@ -35,7 +35,7 @@ def measure(select: str) -> list[dict]:
         operations = one["extra_info"].get("operations", 1)
         rows.append(
             {
-                "group": one["group"] or "other",
+                "group": one["group"] or "rings: " + one["name"].split("[")[0].removeprefix("test_").replace("_", " "),
                 "name": one["extra_info"].get("label", one["name"].removeprefix("test_").replace("_", " ")),
                 "ours": one["extra_info"].get("ours", True),
                 "ns": one["stats"]["median"] / operations * 1e9,
@@ -62,15 +62,17 @@ def table(rows: list[dict]) -> str:
 
 
 def chart(rows: list[dict], path: pathlib.Path) -> None:
-    """Bars on a logarithmic scale, ours in colour, one panel per group."""
+    """Bars on a logarithmic scale, ours in colour, one panel per group that has a rival in it."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     groups: dict[str, list[dict]] = collections.defaultdict(list)
+    compared = {row["group"] for row in rows if not row["ours"]}
     for row in rows:
-        groups[row["group"]].append(row)
+        if row["group"] in compared:
+            groups[row["group"]].append(row)
     heights = [len(members) + 1.6 for members in groups.values()]
     figure, panels = pyplot.subplots(
         len(groups), 1, figsize=(9, 0.32 * sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
