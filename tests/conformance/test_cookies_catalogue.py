@@ -197,7 +197,7 @@ def test_set_cookie_carries_its_flags(settings: dict[str, str], tls: bool, text:
 
 
 def test_a_mac_wrong_in_any_one_place_is_refused_alike() -> None:
-    """The row k-timing. That the comparison takes the same time wherever they differ is so by construction (no branch on
+    """The row k-timing. The comparison takes the same time wherever they differ by construction (no branch on
     the bytes, ext/fr_sha256.h); here: it looks at all of them."""
     codec = cookie_codec([ACTIVE], "fr", "app")
     for place in range(len(MAC) - 1):  # the last character carries bits that no byte of the MAC has
