@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from fastroute._core.base cimport FR_NO_SLOT, fr_clock, fr_now_ms
+from fastroute._core.hashes cimport fr_xxh64
 from fastroute._core.zone cimport Zone, fr_loads
 
 
@@ -28,9 +29,17 @@ cdef extern from "fr_policies.h" nogil:
 
 cdef enum:
     SLOTS = 65536
+    RAMP_SEED = 0x72616d70
+    LISTED_MAX = 64         # candidates of least-connections by load; who comes behind them comes by name
 
 cdef fr_clock _machine
 _machine.manual_ms = 0
+
+
+cdef uint64_t _salt(str name) except? 0:
+    # Which of its keys a ramping server takes first: by its name, so that replicas agree.
+    cdef bytes raw = name.encode("utf-8", "surrogatepass")
+    return fr_xxh64(<const char *>raw, len(raw), RAMP_SEED)
 
 
 cdef class Policies:
@@ -105,7 +114,7 @@ cdef class Policies:
         free(self._own_loads.own)
 
     cdef int stage(self, list rows) except -1:
-        # rows: (slot, column, weight, limit, since_ms or 0, salt) of the eligible, in the order of their names.
+        # rows: (slot, column, weight, limit, since_ms or 0, name) of the eligible, in the order of their names.
         cdef fr_eligible *e = &self._next_eligible
         cdef fr_ramping *ramping
         cdef uint32_t i, count = <uint32_t>len(rows)
@@ -116,12 +125,12 @@ cdef class Policies:
         status = fr_eligible_init(e, count)
         if status == 0:
             for i in range(count):
-                slot, column, weight, limit, since_ms, salt = rows[i]
+                slot, column, weight, limit, since_ms, name = rows[i]
                 e.slots[i], e.columns[i], e.weights[i], e.limits[i] = slot, column, weight, limit
                 if since_ms:
                     ramping = &e.ramping[e.ramping_count]
                     e.ramping_count += 1
-                    ramping.place, ramping.since_ms, ramping.salt = <uint16_t>i, since_ms, salt
+                    ramping.place, ramping.since_ms, ramping.salt = <uint16_t>i, since_ms, _salt(name)
             fr_eligible_seal(e)
             with nogil:
                 status = fr_round_robin_init(&self._next_turns, e.slots, e.weights, count, base, self._charged)
@@ -174,12 +183,12 @@ cdef class Policies:
     cdef void step(self) noexcept:
         fr_policies_step(&self.state)
 
-    cdef double weight_of(self, int slot, uint32_t weight) noexcept:
+    cdef object weight_of(self, int slot, uint32_t weight):
         cdef uint32_t i
         fr_policies_step(&self.state)
         for i in range(self.state.eligible.ramping_count):
             if self.state.eligible.ramping[i].slot == slot:
-                return weight * self.state.eligible.ramping[i].ramp
+                return round(weight * self.state.eligible.ramping[i].ramp, 3)
         return weight
 
     cdef void drop(self, uint16_t slot, long in_flight) noexcept:
@@ -187,3 +196,32 @@ cdef class Policies:
         if in_flight > 0:
             loads.own[self.state.column_of[slot]] -= <int32_t>in_flight
             loads.own[self.state.pool_column] -= <int32_t>in_flight
+
+    cdef dict columns_of(self, str fleet, str pool, tuple servers, dict slots):
+        if self.loads_zone is None:
+            return slots
+        return {server.name: self.loads_zone.server_slot(fleet, pool, server.name) for server in servers}
+
+    cdef list least_slots(self, int n):
+        cdef uint64_t word = self.state.cursor[0]
+        cdef uint64_t *cursor = self.state.cursor
+        cdef uint16_t listed[LISTED_MAX]
+        cdef uint32_t place
+        cdef int count = 0
+        self.state.cursor = &word
+        while count < min(n, LISTED_MAX) and self.state.eligible.count:
+            place = fr_least_open(&self.state, listed, count)
+            if place >= self.state.eligible.count:
+                break
+            listed[count] = self.state.eligible.slots[place]
+            count += 1
+        self.state.cursor = cursor
+        return [listed[i] for i in range(count)]
+
+    cdef list slots_to_probe(self):
+        cdef list slots = []
+        if self.state.prequal != NULL and self.state.eligible.count:
+            while self.state.prequal.wanted:
+                self.state.prequal.wanted -= 1
+                slots.append(self.state.eligible.slots[fr_random_place(&self.state.eligible, &self.state.random)])
+        return slots

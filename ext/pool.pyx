@@ -16,7 +16,6 @@ import sys
 import threading
 from collections import namedtuple
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -24,14 +23,13 @@ from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastroute._core.base cimport FR_DOWN, FR_NO_SLOT, FR_READY, fr_mulhi64, fr_now_ms
+from fastroute._core.base cimport FR_NO_SLOT, FR_READY, fr_mulhi64, fr_now_ms
 from fastroute._core.hashes cimport fr_xxh64
-from fastroute._core.ring cimport Ring
 from fastroute._core.policies cimport (
     FR_HASH, FR_LEAST_CONNECTIONS, Policies, fr_has_room, fr_least_open, fr_loads_of, fr_policies_begin, fr_policies_choose, fr_policies_end,
-    fr_policies_pick, fr_prequal_result, fr_random_place, fr_round_robin_charge, fr_round_robin_length, fr_round_robin_peek, fr_takes_key
+    fr_policies_pick, fr_prequal_result, fr_round_robin_charge, fr_round_robin_length, fr_round_robin_peek, fr_takes_key
 )
-from fastroute._core.ring_table cimport TableRing, overlay_of, ring_of
+from fastroute._core.ring_set cimport RingSet
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable, fr_counters_begin, fr_counters_end, fr_precise_ns
 
@@ -53,8 +51,6 @@ cdef extern from "fr_key.h":
 
 cdef enum:
     POLICY_DIALECT = -1     # `hash` with another ring than `table`
-    LISTED_MAX = 64         # candidates of least-connections by load; who comes behind them comes by name
-    RAMP_SEED = 0x72616d70
     REFUSED_MAX = 32        # servers of a key's order that are asked before the least loaded takes it
 
 PoolStatistics = namedtuple("PoolStatistics", "name policy ring ready_count servers panicking panic_picks_total")
@@ -112,7 +108,7 @@ cdef class Pool:
         _arguments.check_choice("ring", ring, _arguments.RINGS)
         if ring == "table" and ring_options:
             raise UsageError("ring_options: the table ring has none; its size is `slots`")
-        self._ring_options = {} if ring == "table" or ring_options is None else _dialects.check_options(ring, ring_options)
+        ring_options = {} if ring == "table" or ring_options is None else _dialects.check_options(ring, ring_options)
         if not isinstance(slots, int) or isinstance(slots, bool) or not _CELLS_MIN <= slots <= _CELLS_MAX:
             raise UsageError(f"slots {slots!r}: accepted are whole numbers from {_CELLS_MIN} to {_CELLS_MAX}")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
@@ -125,9 +121,10 @@ cdef class Pool:
         self._p = &self._policies.state
         self.name, self.fleet, self.policy, self.ring = name, fleet, policy, ring
         self.slots, self._seed, self._policy, self._options = slots, seed, self._p.policy, options
-        if self._policy == FR_HASH and ring != "table":
+        self._rings = RingSet(ring, slots, seed, ring_options, self._policy == FR_HASH)
+        if self._rings.by_dialect:
             self._policy = POLICY_DIALECT
-        self._returned_ms, self._was_down, self.charges = {}, set(), charge_sticky
+        self._ramps, self.charges = _arguments.Ramps(options.ramp[0]), charge_sticky
         self._lock = threading.RLock()
         self._servers, self._states = (), {}
         self._table = ServerTable()
@@ -179,7 +176,7 @@ cdef class Pool:
 
     cdef int pick(self, const uint8_t *key, Py_ssize_t size) noexcept:
         if self._policy == POLICY_DIALECT and size > 0:
-            return self._pick_dialect(self._dialect.hash_key(key, <size_t>size))
+            return self._pick_dialect(self._rings.dialect.hash_key(key, <size_t>size))
         if self._policy == FR_HASH and size > 0:
             return self._pick_hash(fr_xxh64(key, <size_t>size, self._seed))
         if self._policies._by_load:
@@ -210,7 +207,7 @@ cdef class Pool:
             memcpy(refused, tried, count * sizeof(uint16_t))
         first = count
         while count < REFUSED_MAX:
-            slot = self._pick_next(hash, refused, count)
+            slot = self._rings.next(hash, refused, count)
             if slot < 0:
                 break
             if fr_takes_key(self._p, hash, self._p.place_of[slot]):
@@ -227,60 +224,25 @@ cdef class Pool:
         return -1 if place >= self._p.eligible.count else self._p.eligible.slots[place]
 
     cdef int _pick_dialect(self, uint64_t hash) noexcept:
-        cdef uint16_t slot
-        if self._p.eligible.count == 0:
-            return -1
-        slot = self._dialect.slot_of(hash)
+        cdef uint16_t slot = self._rings.dialect.slot_of(hash)
         if slot != FR_NO_SLOT and self._direct[slot]:
             return slot
         return self._pick_guarded(hash, NULL, 0)
 
-    cdef int _pick_next(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
-        # The first eligible server of the key's order that was not tried.
-        cdef uint16_t slot
-        if self._policy != POLICY_DIALECT:
-            return self._pick_ranked(hash, tried, tried_count)
-        return slot if self._dialect.walk(hash, self._unbound, tried, tried_count, &slot, 1) else -1
-
-    cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept:
-        # First eligible choice that was not tried: the cell's three, the overlay's three, then by score.
-        cdef uint64_t cell
-        cdef uint16_t listed[6]
-        cdef int i, k, count = 3
-        if self._first == NULL:
-            return -1
-        cell = fr_mulhi64(hash, self._cells)
-        listed[0], listed[1], listed[2] = self._ring.first[cell], self._ring.second[cell], self._ring.third[cell]
-        if self._overlay is not None:
-            listed[3], listed[4], listed[5] = self._overlay.first[cell], self._overlay.second[cell], self._overlay.third[cell]
-            count = 6
-        for i in range(count):
-            if listed[i] == FR_NO_SLOT or not self._unbound[listed[i]]:
-                continue
-            for k in range(tried_count):
-                if tried[k] == listed[i]:
-                    break
-            else:
-                return listed[i]
-        listed[0] = self._ring.scored(cell, self._unbound, tried, tried_count)
-        return -1 if listed[0] == FR_NO_SLOT else listed[0]
-
     cdef int pick_other(self, const uint8_t *key, Py_ssize_t size, const uint16_t *tried, int tried_count) noexcept:
-        if self._policy == POLICY_DIALECT and size > 0:
-            return self._pick_guarded(self._dialect.hash_key(key, <size_t>size), tried, tried_count)
-        if self._policy == FR_HASH and size > 0:
-            return self._pick_guarded(fr_xxh64(key, <size_t>size, self._seed), tried, tried_count)
+        if self._p.policy == FR_HASH and size > 0:
+            return self._pick_guarded(self._rings.hash_key(key, size), tried, tried_count)
         if self._p.eligible.count == 0:
             return -1
         return fr_policies_choose(self._p, tried, tried_count)
 
     cdef int fallback(self, const uint8_t *key, Py_ssize_t size) noexcept:
-        if not self._has_ring:
+        if not self._rings.has_table:
             try:
                 self.prepare_fallback()
             except Exception:
                 return -1
-        return self._pick_ranked(fr_xxh64(key, <size_t>size, self._seed), NULL, 0)
+        return self._rings.table_next(fr_xxh64(key, <size_t>size, self._seed), NULL, 0)
 
     cdef bint takes_bound(self, int slot) noexcept:
         return 0 <= slot < self._table.capacity and self._table.bound[slot]
@@ -374,9 +336,7 @@ cdef class Pool:
         cdef int verdict = fr_key_bytes(key, &data, &size)
         if verdict > FR_KEY_NONE:
             raise _bad_key(key, verdict)
-        if self._policy == POLICY_DIALECT:
-            return self._dialect.hash_key(data, <size_t>size)
-        return fr_xxh64(data, <size_t>size, self._seed)
+        return self._rings.hash_key(data, size)
 
     def slots_of(self, hashes, out):
         """Slots of many hashes by the ring, whatever the policy (`hash`: the pool's; else `table`): out[i] for hashes[i]; 65535 where no server is eligible.
@@ -388,41 +348,9 @@ cdef class Pool:
         Raises:
             UsageError: a buffer of another kind, length, or read-only.
         """
-        cdef Py_buffer source, target
-        cdef const uint64_t *from_
-        cdef uint16_t *to
-        cdef uint16_t slot
-        cdef Py_ssize_t i, count
-        cdef int found
-        if self._policy != POLICY_DIALECT:
+        if not self._rings.by_dialect:
             self.prepare_fallback()
-        _get_buffer(hashes, &source, "hashes", b"QL", 8, 0)
-        try:
-            _get_buffer(out, &target, "out", b"H", 2, PyBUF_WRITABLE)
-            try:
-                count = source.len // 8
-                if target.len // 2 != count:
-                    raise UsageError(f"out holds {target.len // 2} slots, hashes {count}; both need the same length")
-                from_, to = <const uint64_t *>source.buf, <uint16_t *>target.buf
-                for i in range(count):
-                    if self._policy == POLICY_DIALECT:
-                        slot = self._dialect.slot_of(from_[i]) if self._p.eligible.count else FR_NO_SLOT
-                        if slot != FR_NO_SLOT and not self._unbound[slot]:
-                            found = self._pick_next(from_[i], NULL, 0)
-                            slot = FR_NO_SLOT if found < 0 else <uint16_t>found
-                        to[i] = slot
-                        continue
-                    if self._first != NULL:
-                        slot = self._first[fr_mulhi64(from_[i], self._cells)]
-                        if self._unbound[slot]:
-                            to[i] = slot
-                            continue
-                    found = self._pick_ranked(from_[i], NULL, 0)
-                    to[i] = FR_NO_SLOT if found < 0 else <uint16_t>found
-            finally:
-                PyBuffer_Release(&target)
-        finally:
-            PyBuffer_Release(&source)
+        self._rings.fill(hashes, out)
 
     def server_at(self, slot):
         """The server in a slot that slots_of() gave.
@@ -446,7 +374,6 @@ cdef class Pool:
         """
         cdef const uint8_t *data
         cdef Py_ssize_t size
-        cdef uint64_t cell
         cdef uint32_t ahead
         cdef int verdict = fr_key_bytes(key, &data, &size)
         cdef list found = []
@@ -454,16 +381,12 @@ cdef class Pool:
             raise _bad_key(key, verdict)
         if not isinstance(n, int) or isinstance(n, bool) or n < 0:
             raise UsageError(f"n {n!r}: accepted are whole numbers from 0")
-        if self._policy == POLICY_DIALECT and size > 0:
-            found = self._walked_slots(self._dialect.hash_key(data, <size_t>size), n)
-        elif self._policy == FR_HASH and size > 0:
-            if self._first != NULL:
-                cell = fr_mulhi64(fr_xxh64(data, <size_t>size, self._seed), self._cells)
-                found = self._ranked_slots(cell, n)
+        if self._p.policy == FR_HASH and size > 0:
+            found = self._rings.slots_by_key(self._rings.hash_key(data, size), min(n, FR_NO_SLOT))
         else:
             seen = set()
             if self._policy == FR_LEAST_CONNECTIONS:
-                found = self._least_loaded(min(n, LISTED_MAX))
+                found = self._policies.least_slots(min(n, FR_NO_SLOT))
                 seen.update(found)
             for ahead in range(fr_round_robin_length(&self._p.turns) if self._p.turns.count else 0):
                 if len(found) >= n:
@@ -473,40 +396,6 @@ cdef class Pool:
                     seen.add(slot)
                     found.append(slot)
         return tuple([<object>self._objects[<int>slot] for slot in found[:n]])
-
-    def _walked_slots(self, hash, n):
-        cdef int count = min(n, <int>self._p.eligible.count), i
-        cdef bytearray room = bytearray(2 * count + 2)
-        cdef uint16_t *out = <uint16_t *><char *>room
-        count = self._dialect.walk(hash, self._unbound, NULL, 0, out, count) if count else 0
-        return [out[i] for i in range(count)]
-
-    def _least_loaded(self, n):
-        # The n least loaded as they would be picked one after the other; the turn stays whose it is.
-        cdef uint64_t word = self._p.cursor[0]
-        cdef uint64_t *cursor = self._p.cursor
-        cdef uint16_t listed[LISTED_MAX]
-        cdef uint32_t place
-        cdef int count = 0
-        self._p.cursor = &word
-        while count < n and self._p.eligible.count:
-            place = fr_least_open(self._p, listed, count)
-            if place >= self._p.eligible.count:
-                break
-            listed[count] = self._p.eligible.slots[place]
-            count += 1
-        self._p.cursor = cursor
-        return [listed[i] for i in range(count)]
-
-    def _ranked_slots(self, cell, n):
-        found = list(self._ring.choices(cell))
-        if self._overlay is not None:
-            found += self._overlay.choices(cell)
-        found = [slot for slot in dict.fromkeys(found) if self._unbound[<int>slot]]
-        if len(found) < n:
-            listed = set(found)
-            found += [slot for slot in self._ring.ranking(cell) if slot not in listed and self._unbound[<int>slot]]
-        return found
 
     def request(self, key=None):
         """Select, and count the request while the `with` block runs.
@@ -581,14 +470,7 @@ cdef class Pool:
 
     def probes_wanted(self):
         """Names of servers to probe now: three random ones for each pick since the last call, at most 64; else none."""
-        cdef list names = []
-        cdef uint32_t place
-        if self._p.prequal != NULL and self._p.eligible.count:
-            while self._p.prequal.wanted:
-                self._p.prequal.wanted -= 1
-                place = fr_random_place(&self._p.eligible, &self._p.random)
-                names.append((<object>self._objects[self._p.eligible.slots[place]]).name)
-        return names
+        return [(<object>self._objects[<int>slot]).name for slot in self._policies.slots_to_probe()]
 
     cdef object _none_available(self):
         reasons = {}
@@ -628,19 +510,12 @@ cdef class Pool:
             self._known(name)
             if self._states[name] == code:
                 return
-            was_down, returned_ms = self._was_down, self._returned_ms
-            if self._options.ramp[0] and code in (FR_DOWN, FR_READY):
-                # The clock starts when the swap below is in force; a swap that raises leaves both as they were.
-                self._returned_ms = {other: since for other, since in returned_ms.items() if other != name}
-                if code == FR_DOWN:
-                    self._was_down = was_down | {name}
-                elif name in was_down:
-                    self._was_down = was_down - {name}
-                    self._returned_ms[name] = fr_now_ms(&self._p.clock)
+            ramps = self._ramps
+            self._ramps = ramps.after(name, code, fr_now_ms(&self._p.clock))
             try:
                 self._swap(self._servers, {**self._states, name: code})
             except BaseException:
-                self._was_down, self._returned_ms = was_down, returned_ms
+                self._ramps = ramps
                 raise
 
     def set_weight(self, name, weight):
@@ -658,9 +533,9 @@ cdef class Pool:
 
     def prepare_fallback(self):
         """Build the ring that answers while the store is away, if it is not there: some 20 ms for 131072 slots."""
-        if not self._has_ring:
+        if not self._rings.has_table:
             with self._lock:
-                if not self._has_ring:
+                if not self._rings.has_table:
                     self._swap(self._servers, self._states, True)
 
     def _known(self, name):
@@ -672,55 +547,22 @@ cdef class Pool:
     cdef int _swap(self, tuple servers, dict states, bint with_ring=False, tuple declared=None) except -1:
         # Compute all that picks read from (servers, states); nothing is in force before the last stretch.
         cdef dict slots = self._table.assign([server.name for server in servers])
-        cdef TableRing ring = None, main_ring = self._main_ring, backup_ring = self._backup_ring, overlay = None
-        cdef tuple main_inputs = self._main_inputs, backup_inputs = self._backup_inputs
-        cdef tuple dialect_inputs = self._dialect_inputs
-        cdef Ring dialect = self._dialect
         self._point()
         self._table.release_old_blocks()
         ready, eligible, on_backup, panicking = _arguments.eligible_of(servers, states, self._options.panic_ratio)
-        with_ring = with_ring or self._has_ring
-        if with_ring:
-            inputs = _arguments.ring_inputs(servers, slots, False)
-            if inputs != main_inputs:
-                main_ring, main_inputs = ring_of(inputs, self.slots), inputs
-            ring = main_ring
-            if on_backup and eligible:
-                inputs = _arguments.ring_inputs(servers, slots, True)
-                if inputs != backup_inputs:
-                    backup_ring, backup_inputs = ring_of(inputs, self.slots), inputs
-                ring = backup_ring
-            overlay = overlay_of(ring, inputs, {slots[server.name] for server in eligible})
-        if declared is None:
-            declared = self._declared
-        if self._policy == POLICY_DIALECT:
-            by_name = {server.name: server for server in servers}
-            inputs = _dialects.ring_inputs(self.ring, [by_name[name] for name in declared], eligible, on_backup, slots)
-            if inputs != dialect_inputs:
-                dialect = _dialects.make_ring(self.ring, inputs, self._seed, self._ring_options)
-                dialect_inputs = inputs
+        self._rings.stage(servers, slots, eligible, on_backup, with_ring, declared)
         unbound = [slots[server.name] for server in eligible]
-        columns = self._columns(servers, slots)
-        now_ms = fr_now_ms(&self._p.clock)
-        window_ms = self._options.ramp[0]
-        returned_ms = {
-            name: since for name, since in self._returned_ms.items() if name in slots and since + window_ms > now_ms
-        }
+        columns = self._policies.columns_of(self.fleet, self.name, servers, slots)
+        ramps = self._ramps.among(slots, fr_now_ms(&self._p.clock))
         self._policies.stage([
             (slots[server.name], columns[server.name], server.weight, server.max_connections,
-             returned_ms.get(server.name, 0), _salt(server.name)) for server in eligible
+             ramps.returned_ms.get(server.name, 0), server.name) for server in eligible
         ])
         fresh = [slot for name, slot in slots.items() if self._table.slot_of.get(name) != slot]
-        old = (self._dialect, self._ring, self._main_ring, self._backup_ring, self._overlay, self._servers)
+        old = (self._rings.commit(), self._servers)
         self._table.commit(servers, slots, states, unbound, panicking)
         self._policies.commit([(slots[name], columns[name]) for name in slots], fresh, panicking)
-        self._returned_ms = returned_ms
-        self._was_down = {name for name in self._was_down if name in slots}
-        self.panicking = panicking
-        self._main_ring, self._main_inputs = main_ring, main_inputs
-        self._backup_ring, self._backup_inputs = backup_ring, backup_inputs
-        self._dialect, self._dialect_inputs, self._declared = dialect, dialect_inputs, declared
-        self._ring, self._overlay, self._has_ring = ring, overlay, with_ring
+        self._ramps, self.panicking = ramps, panicking
         self.version += servers is not self._servers
         self._servers, self._states, self.ready_count = servers, states, ready
         self._point()
@@ -729,15 +571,10 @@ cdef class Pool:
             self._wake()
         return 0
 
-    def _columns(self, servers, slots):
-        # Where each server's count stands in a row of loads.
-        if self._policies.loads_zone is None:
-            return slots
-        return {server.name: self._policies.loads_zone.server_slot(self.fleet, self.name, server.name) for server in servers}
-
     cdef int _point(self) except -1:
         self._unbound, self._objects = self._table.unbound, self._table.objects
-        self._first = self._ring.first if self._ring is not None else NULL
+        self._first = self._rings.table.first if self._rings.table is not None else NULL
+        self._rings.unbound = self._unbound
         self._cells, self._direct = self.slots, self._p.direct
         return 0
 
@@ -772,9 +609,7 @@ cdef class Pool:
     def fallback_slots(self, bytes key not None, int n):
         """Slots that every replica answers alike whatever the policy: at most n distinct eligible ones, first choice first."""
         self.prepare_fallback()
-        if self._first == NULL:
-            return []
-        return self._ranked_slots(fr_mulhi64(fr_xxh64(<const char *>key, len(key), self._seed), self._cells), n)[:n]
+        return self._rings.slots_by_table(fr_xxh64(<const char *>key, len(key), self._seed), n)[:n]
 
     def reason(self):
         """The reason that a selection by policy carries now: "policy", or "panic"."""
@@ -825,7 +660,7 @@ cdef class Pool:
         for server in servers:
             slot = slots[server.name]
             rows.append(self._table.statistics_of(
-                server, slot, _STATES[states[server.name]], _rounded(self._policies.weight_of(slot, server.weight)),
+                server, slot, _STATES[states[server.name]], self._policies.weight_of(slot, server.weight),
                 fr_loads_of(self._p.loads, self._p.column_of[slot])
             ))
         return PoolStatistics(
@@ -838,30 +673,6 @@ cdef class Pool:
 
 def _names_of(servers):
     return tuple([server.name for server in servers])
-
-
-cdef uint64_t _salt(str name) except? 0:
-    # Which of its keys a ramping server takes first: by its name, so that replicas agree.
-    cdef bytes raw = name.encode("utf-8", "surrogatepass")
-    return fr_xxh64(<const char *>raw, len(raw), RAMP_SEED)
-
-
-cdef _rounded(double weight):
-    return int(weight) if weight == int(weight) else round(weight, 3)
-
-
-cdef int _get_buffer(object given, Py_buffer *view, str name, bytes formats, Py_ssize_t item_bytes, int flags) except -1:
-    wanted = f"{'writable ' if flags else ''}contiguous buffer of uint{item_bytes * 8}"
-    try:
-        PyObject_GetBuffer(given, view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | flags)
-    except (TypeError, ValueError, BufferError) as error:
-        raise UsageError(f"{name}: found {type(given).__name__} ({error}); accepted is a {wanted}") from None
-    found = bytes(view.format) if view.format != NULL else b"B"
-    if view.itemsize != item_bytes or view.ndim != 1 or found.lstrip(b"@=<") not in (formats[:1], formats[1:] or formats):
-        dimensions = view.ndim
-        PyBuffer_Release(view)
-        raise UsageError(f"{name}: found items {found.decode()!r} in {dimensions} dimensions; accepted is a {wanted}")
-    return 0
 
 
 cdef class PoolRequest(Selection):

@@ -18,7 +18,7 @@ def rings_in_force(Pool pool not None):
         main servers or of the backups when it is their turn, None before it was needed; the table's overlay for cells
         none of whose listed choices is ready, or None.
     """
-    return pool._dialect, pool._ring, pool._overlay
+    return pool._rings.dialect, pool._rings.table, pool._rings.overlay
 
 
 def likeness_of(Pool pool not None):
@@ -28,10 +28,10 @@ def likeness_of(Pool pool not None):
     """
     by_name = {server.name: server for server in pool._servers}
     options = {name: getattr(pool, name) for name in ("policy", "ring", "slots", "seed", "fleet")}
-    if pool._ring_options:
-        options["ring_options"] = dict(pool._ring_options)
+    if pool._rings.options:
+        options["ring_options"] = dict(pool._rings.options)
     options["panic"] = pool._options.panic_ratio
-    return [by_name[name] for name in pool._declared], options
+    return [by_name[name] for name in pool._rings._declared], options
 
 
 def slot_of_key(Pool pool not None, bytes key not None):

@@ -108,7 +108,13 @@ cdef class Policies:
     cdef void look(self) noexcept
     # Move the ramps on.
     cdef void step(self) noexcept
-    # Weight x ramp of a slot.
-    cdef double weight_of(self, int slot, uint32_t weight) noexcept
+    # Weight x ramp of a slot, a whole number where it does not ramp.
+    cdef object weight_of(self, int slot, uint32_t weight)
+    # Where each server's count stands in a row of loads, by name; makes directory entries in the zone.
+    cdef dict columns_of(self, str fleet, str pool, tuple servers, dict slots)
     # Give up the count of requests that never ended (their pool is going).
     cdef void drop(self, uint16_t slot, long in_flight) noexcept
+    # The n least loaded eligible slots, as they would be picked one after the other; nobody's turn is taken.
+    cdef list least_slots(self, int n)
+    # Slots of the servers that prequal wants probed now.
+    cdef list slots_to_probe(self)

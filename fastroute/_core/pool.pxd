@@ -5,9 +5,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastroute._core.base cimport fr_clock
-from fastroute._core.ring cimport Ring
 from fastroute._core.policies cimport Policies, fr_policies
-from fastroute._core.ring_table cimport TableRing
+from fastroute._core.ring_set cimport RingSet
 from fastroute._core.selection cimport Selection
 from fastroute._core.server_table cimport ServerTable
 
@@ -25,8 +24,7 @@ cdef class Pool:
     # Kept for the rest:
     cdef Policies _policies
     cdef object _options                    # checked arguments: fastroute._core.pool_arguments.Options
-    cdef dict _returned_ms                  # name -> when a server that was down became ready (its ramp runs)
-    cdef set _was_down                      # names that will ramp when they become ready
+    cdef object _ramps                      # pool_arguments.Ramps: who is in slow start, who will be
     cdef object _queue                      # waiters of acquire(), or None
     cdef readonly bint charges              # charge_sticky
     cdef readonly bint panicking            # so few servers are ready that all are used
@@ -41,17 +39,7 @@ cdef class Pool:
     cdef dict _states                       # name -> FR_*
     cdef readonly int ready_count
     cdef readonly uint64_t version          # grows with each change of membership
-    cdef bint _has_ring                     # the policy needs it, or a fallback did
-    cdef TableRing _ring                    # the ring in force: of the main servers, or of the backups
-    cdef TableRing _main_ring
-    cdef TableRing _backup_ring
-    cdef tuple _main_inputs                 # what they were built from: ((key, weight, slot), ...)
-    cdef tuple _backup_inputs
-    cdef TableRing _overlay                 # over the ready servers, for cells none of whose choices is ready; or None
-    cdef Ring _dialect                      # what `hash` picks from with another ring than `table`; or None
-    cdef tuple _dialect_inputs              # what it was built from: (keys, weights, slots)
-    cdef dict _ring_options
-    cdef tuple _declared                    # names in the order of declaration: part of some dialects' rule
+    cdef RingSet _rings
     cdef object __weakref__
 
     # Slot of the policy's pick for an unbound request; -1 when no server can take it. key may be NULL (size 0).
@@ -79,8 +67,6 @@ cdef class Pool:
     cdef int _pick_hash(self, uint64_t hash) noexcept
     cdef int _pick_guarded(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
     cdef int _pick_dialect(self, uint64_t hash) noexcept
-    cdef int _pick_next(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
-    cdef int _pick_ranked(self, uint64_t hash, const uint16_t *tried, int tried_count) noexcept
     cdef int _pick_object(self, object key) except -2
     cdef object _none_available(self)
     cdef void _wake(self) noexcept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 from fastroute._core.dialects import DIALECTS
@@ -41,6 +41,45 @@ class Options(NamedTuple):
     panic_ratio: float
     pending: int
     pending_s: float
+
+
+class Ramps:
+    """Who is in slow start, and who will be when it is ready again: immutable, a new one for each change.
+
+    Only a server that was "down" ramps, from the moment it is "ready", whatever it was in between; never a new one.
+    """
+
+    __slots__ = ("_was_down", "_window_ms", "returned_ms")
+
+    def __init__(
+        self, window_ms: int, returned_ms: Mapping[str, int] | None = None, was_down: frozenset[str] = frozenset()
+    ) -> None:
+        self._window_ms, self._was_down = window_ms, was_down
+        self.returned_ms: Mapping[str, int] = returned_ms or {}
+        """Name -> when it became ready."""
+
+    def after(self, name: str, state: int, now_ms: int) -> Ramps:
+        """What holds when the server has this state."""
+        if not self._window_ms or state not in (_DOWN, _READY):
+            return self
+        returned_ms = {other: since for other, since in self.returned_ms.items() if other != name}
+        if state == _READY and name in self._was_down:
+            returned_ms[name] = now_ms
+        elif state == _READY:
+            returned_ms = dict(self.returned_ms)
+        was_down = self._was_down | {name} if state == _DOWN else self._was_down - {name}
+        return Ramps(self._window_ms, returned_ms, was_down)
+
+    def among(self, names: Container[str], now_ms: int) -> Ramps:
+        """The same without who left the pool and whose ramp is over."""
+        if not self.returned_ms and not self._was_down:
+            return self
+        returned_ms = {
+            name: since
+            for name, since in self.returned_ms.items()
+            if name in names and since + self._window_ms > now_ms
+        }
+        return Ramps(self._window_ms, returned_ms, frozenset(name for name in self._was_down if name in names))
 
 
 def check_options(

@@ -28,8 +28,6 @@ LINES_MAX = 700  # the house rule: past 600 a file holds two concepts; the rest 
 LONGER = {
     # one class whose methods are one state machine over a connection; to be split by direction
     "ext/http_relay.pyx": 1100,
-    # routing and the control plane around it in one class; to be split when policies become files of their own
-    "ext/pool.pyx": 900,
 }
 ALLOWED_THIRD_PARTY = {"click", "msgpack", "msgspec", "pymemcache", "rich", "uvloop"}
 
