@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from fastroute._core.base cimport FR_NO_SLOT, fr_mulhi64
 from fastroute._core.hashes cimport fr_xxh64
 from fastroute._core.ring cimport Ring
-from fastroute._core.ring_table cimport TableRing, overlay_of, ring_of
+from fastroute._core.ring_table cimport TableRing, overlay_of, ring_after
 
 from fastroute._core import dialects as _dialects, pool_arguments as _arguments
 from fastroute.errors import UsageError
@@ -42,12 +42,12 @@ cdef class RingSet:
         if with_table:
             inputs = _arguments.ring_inputs(servers, slots, False)
             if inputs != main_inputs:
-                main, main_inputs = ring_of(inputs, self.cells), inputs
+                main, main_inputs = ring_after(main, inputs, self.cells), inputs
             table = main
             if on_backup and eligible:
                 inputs = _arguments.ring_inputs(servers, slots, True)
                 if inputs != backup_inputs:
-                    backup, backup_inputs = ring_of(inputs, self.cells), inputs
+                    backup, backup_inputs = ring_after(backup, inputs, self.cells), inputs
                 table = backup
             overlay = overlay_of(table, inputs, {slots[server.name] for server in eligible})
         if declared is None:
