@@ -13,7 +13,7 @@ CORE_TESTS := tests/unit tests/property tests/conformance
 DEBUG_TESTS := $(CORE_TESTS) $(wildcard tests/integration/test_zone_*.py tests/integration/test_proxy_*.py) \
   tests/integration/test_memcache_client.py tests/integration/test_affinity_store.py tests/integration/test_shared_cache.py
 
-.PHONY: run test lint types test-debug test-sanitize test-install bench stubs build clean
+.PHONY: run test test-conformance lint types test-debug test-sanitize test-install bench stubs build clean
 
 run: build
 	$(BIN)/fastroute demo $(ARGS)
@@ -21,12 +21,19 @@ run: build
 test: system-test build $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# Every dialect beside the product itself: those from the system's packages and those from the package index. None may be skipped.
+test-conformance: system-conformance build $(VENV)/.conformance
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --no-skips tests/conformance
+
 # -- environment and build -----------------------------------------------------------------------------------------------
-.PHONY: system-build system-test
+.PHONY: system-build system-test system-conformance
 system-build:
 	@PYTHON=$(PYTHON) .ci/system build
 system-test:
 	@PYTHON=$(PYTHON) .ci/system test
+
+system-conformance:
+	@PYTHON=$(PYTHON) .ci/system conformance
 
 $(VENV)/.created: | system-build
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +47,10 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py
 
 $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python .ci/requirements test > $@.txt && $(BIN)/python -m pip install -q -r $@.txt
+	@touch $@
+
+$(VENV)/.conformance: $(VENV)/.test
+	$(BIN)/python .ci/requirements conformance > $@.txt && $(BIN)/python -m pip install -q -r $@.txt
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

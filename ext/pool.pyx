@@ -546,19 +546,24 @@ cdef class Pool:
 
     cdef int _swap(self, tuple servers, dict states, bint with_ring=False, tuple declared=None) except -1:
         # Compute all that picks read from (servers, states); nothing is in force before the last stretch.
-        cdef dict slots = self._table.assign([server.name for server in servers])
-        self._point()
-        self._table.release_old_blocks()
-        ready, eligible, on_backup, panicking = _arguments.eligible_of(servers, states, self._options.panic_ratio)
-        self._rings.stage(servers, slots, eligible, on_backup, with_ring, declared)
-        unbound = [slots[server.name] for server in eligible]
-        columns = self._policies.columns_of(self.fleet, self.name, servers, slots)
-        ramps = self._ramps.among(slots, fr_now_ms(&self._p.clock))
-        self._policies.stage([
-            (slots[server.name], columns[server.name], server.weight, server.max_connections,
-             ramps.returned_ms.get(server.name, 0), server.name) for server in eligible
-        ])
-        fresh = [slot for name, slot in slots.items() if self._table.slot_of.get(name) != slot]
+        cdef dict slots
+        while True:
+            slots = self._table.assign([server.name for server in servers])
+            self._point()
+            self._table.release_old_blocks()
+            ready, eligible, on_backup, panicking = _arguments.eligible_of(servers, states, self._options.panic_ratio)
+            self._rings.stage(servers, slots, eligible, on_backup, with_ring, declared)
+            unbound = [slots[server.name] for server in eligible]
+            columns = self._policies.columns_of(self.fleet, self.name, servers, slots)
+            ramps = self._ramps.among(slots, fr_now_ms(&self._p.clock))
+            self._policies.stage([
+                (slots[server.name], columns[server.name], server.weight, server.max_connections,
+                 ramps.returned_ms.get(server.name, 0), server.name) for server in eligible
+            ])
+            fresh = [slot for name, slot in slots.items() if self._table.slot_of.get(name) != slot]
+            # Another thread may have begun, meanwhile, a request that it had selected before the slot's last server left.
+            if not self._table.in_use(fresh):
+                break
         old = (self._rings.commit(), self._servers)
         self._table.commit(servers, slots, states, unbound, panicking)
         self._policies.commit([(slots[name], columns[name]) for name in slots], fresh, panicking)

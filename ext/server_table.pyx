@@ -83,6 +83,13 @@ cdef class ServerTable:
             at += 1
         return slots
 
+    cdef bint in_use(self, list slots) except -1:
+        cdef int slot
+        for slot in slots:
+            if self.counters[slot].in_flight > 0:
+                return True
+        return False
+
     cdef int commit(self, tuple servers, dict slots, dict states, list unbound_slots, bint panic) except -1:
         cdef int slot
         cdef set gone = {slot for name, slot in self.slot_of.items() if slots.get(name) != slot}

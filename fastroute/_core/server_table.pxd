@@ -27,8 +27,11 @@ cdef class ServerTable:
     cdef fr_counters *counters
     # Slot for each name (a dict), keeping those that are known; grows the arrays, changes no member. May raise.
     cdef dict assign(self, list names)
+    # Is a request in flight in one of these slots?
+    cdef bint in_use(self, list slots) except -1
     # Make (servers, slots, state codes by name, unbound slots) the present; in panic they take bound
     # requests too, whatever their state. Cannot fail once `assign` gave the slots.
+    # The slots new to a server are not in_use.
     cdef int commit(self, tuple servers, dict slots, dict states, list unbound_slots, bint panic) except -1
     cdef int _grow(self, int capacity) except -1
     # Free what `assign` replaced; nobody holds an address into it any more.

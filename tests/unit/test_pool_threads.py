@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from fastroute import Server
+from fastroute._core import pool_arguments
 from fastroute.errors import NoServerAvailable, UsageError
 from fastroute.routing.policies import POLICIES
 from fastroute.routing.pool import Pool
@@ -80,6 +81,27 @@ def test_threads_that_select_request_and_change_the_pool_at_once(policy):
         sys.setswitchinterval(interval)
     assert not wrong, (SEED, wrong)
     assert all(row.in_flight == 0 for row in pool.statistics().servers)
+
+
+def test_a_request_that_begins_while_its_slot_is_given_away_stays_counted_where_it_began(monkeypatch):
+    first, second = Server("10.0.0.1:80", name="first"), Server("10.0.0.2:80", name="second")
+    pool = Pool("app", [first])
+    late = pool.request()  # selected, and not yet begun
+    pool.update([])
+    real, begun = pool_arguments.eligible_of, []
+
+    def while_the_change_is_computed(*given):
+        if not begun:
+            begun.append(late.__enter__())
+        return real(*given)
+
+    monkeypatch.setattr(pool_arguments, "eligible_of", while_the_change_is_computed)
+    pool.update([second])
+    assert begun
+    assert [row.in_flight for row in pool.statistics().servers] == [0]
+    late.__exit__(None, None, None)
+    (row,) = pool.statistics().servers
+    assert (row.in_flight, row.in_flight_zone, row.requests_total) == (0, 0, 0)
 
 
 def test_the_gil_is_on_behind_the_import():
