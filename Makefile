@@ -13,7 +13,7 @@ CORE_TESTS := tests/unit tests/property tests/conformance
 DEBUG_TESTS := $(CORE_TESTS) $(wildcard tests/integration/test_zone_*.py tests/integration/test_proxy_*.py) \
   tests/integration/test_memcache_client.py tests/integration/test_affinity_store.py tests/integration/test_shared_cache.py
 
-.PHONY: run test test-conformance lint types test-debug test-sanitize test-install bench stubs build clean
+.PHONY: run test test-conformance lint types test-debug test-sanitize test-install bench instructions build clean
 
 run: build
 	$(BIN)/fastroute demo $(ARGS)
@@ -100,6 +100,10 @@ test-install: system-build $(VENV)/.test
 
 bench: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+# Instructions of a selection, compared with those recorded: what a noisy machine cannot hide.
+instructions: system-conformance build
+	$(BIN)/python -m benchmarks.instructions --check $(ARGS)
 
 clean:
 	rm -rf build dist $(VENV) *.egg-info
