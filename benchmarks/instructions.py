@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 CALLS = 1_000
 MARK, MARK_ENTERED = "srand48", "srand48_r"
-"""A function of the C library that nothing else here calls, and what glibc calls in it: at that callgrind writes a dump."""
+"""A function of the C library that nothing else here calls, and what glibc calls in it: there callgrind dumps."""
 
 GROWTH_MAX = 0.2
 """Growth that --check bears: compilers of one family differ by some percent; a lost fast path by far more."""
