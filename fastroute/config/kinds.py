@@ -362,6 +362,20 @@ class Section(Kind):
         return build(self.struct, value)
 
 
+class Options(Kind):
+    """A table of plain values; who takes them knows their names (config.rules)."""
+
+    accepted = 'a table of numbers, texts and booleans, such as { hash = "murmur2" }'
+
+    def convert(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise Mistake(self.accepted)
+        for name, one in value.items():
+            if not isinstance(one, (str, int, float)):
+                raise Mistake(f"found {show(one)}; accepted: a number, a text or a boolean", (name,), whole=True)
+        return dict(value)
+
+
 @dataclass(frozen=True)
 class Named(Kind):
     """A table of named tables, each of which becomes a struct."""

@@ -11,9 +11,11 @@ import os
 import socket
 from collections.abc import Iterator
 
+from fastroute._core.dialects import build_ring, check_options
 from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
 from fastroute.config.schema import Config, PoolConfig
-from fastroute.model import parse_address
+from fastroute.errors import UsageError
+from fastroute.model import Server, parse_address
 
 Path = tuple[str | int, ...]
 Finding = tuple[Path, str]
@@ -46,14 +48,20 @@ def mistakes(config: Config) -> Iterator[Finding]:
 
 def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
     seen: dict[str, int] = {}
+    seen_twice = False
     for index, server in enumerate(pool.servers):
         name = server.name or server.address
         if name in seen:
+            seen_twice = True
             message = f"server name {quote(name)} is that of server {seen[name] + 1} too; accepted: one name per server"
             yield ("servers", index), message
         seen.setdefault(name, index)
     if all(server.weight == 0 for server in pool.servers):
         yield ("servers",), "all servers have weight 0, none would take a new user; accepted: at least one above 0"
+    if not seen_twice and pool.policy == "hash":
+        yield from _ring_mistakes(pool)
+    elif pool.ring_options and pool.policy != "hash":
+        yield ("ring_options",), f'ring_options are for policy = "hash"; the policy is {quote(pool.policy)}'
     if pool.key is not None and pool.policy != "hash":
         yield ("key",), f'key is used with policy = "hash" only; the policy is {quote(pool.policy)}'
     if pool.max_load and pool.policy != "hash":
@@ -76,6 +84,33 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
             'accepted: secure = "always" with it'
         )
         yield ("sticky", "cookie"), message
+
+
+def _ring_mistakes(pool: PoolConfig) -> Iterator[Finding]:
+    """What the ring itself does not take: it is built, since each dialect has limits of its own."""
+    if pool.ring == "table":
+        if pool.ring_options:
+            yield ("ring_options",), 'ring "table" has no options; its size is `slots`'
+        return
+    try:
+        check_options(pool.ring, pool.ring_options)
+    except UsageError as error:
+        yield ("ring_options",), str(error)
+        return
+    servers = pool.server_list()
+    error = _refusal(pool, servers)
+    if error is not None:
+        alone = [index for index, server in enumerate(servers) if _refusal(pool, [server])]
+        of_one = 0 < len(alone) < len(servers)
+        yield ("servers", alone[0]) if of_one else ("ring_options",) if pool.ring_options else ("ring",), error
+
+
+def _refusal(pool: PoolConfig, servers: list[Server]) -> str | None:
+    try:
+        build_ring(pool.ring, servers, **pool.ring_options)
+    except UsageError as error:
+        return f"ring {quote(pool.ring)}: {error}"
+    return None
 
 
 def _binds(config: Config) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from fastroute.config.kinds import (
     Named,
     Network,
     Number,
+    Options,
     Rule,
     SecretText,
     Section,
@@ -147,10 +148,21 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     weight: Annotated[int, Whole(0, WEIGHT_MAX)] = 1
     backup: Annotated[bool, Flag()] = False
     max_connections: Annotated[int, Later((0,)), Whole(0, 10_000_000)] = 0
+    id: Annotated[int | None, Whole(1, (1 << 31) - 1)] = None
+    """HAProxy's `id`, by default the position: what its rings place a server by."""
+    hash_key: Annotated[str | None, Text()] = None
+    """What rings hash instead of name or address."""
 
     def server(self) -> Server:
         """The immutable value that pools take."""
-        return Server(self.address, name=self.name, weight=self.weight, backup=self.backup)
+        return Server(
+            self.address,
+            name=self.name,
+            weight=self.weight,
+            backup=self.backup,
+            hash_key=self.hash_key or None,
+            id=self.id,
+        )
 
 
 class CookieConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,6 +241,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Choice(POLICIES, later=POLICIES_PLANNED),
     ] = "round-robin"
     ring: Annotated[str, Choice(RINGS)] = "table"
+    ring_options: Annotated[dict[str, Any], Options()] = {}
+    """Of a dialect; the `table` ring has none but `slots`."""
     slots: Annotated[int, Whole(1024, 1 << 24)] = 131072
     key: Annotated[KeyRule | None, Rule(insert=False)] = None
     max_load: Annotated[float, Number(0, 100)] = 0.0

@@ -117,6 +117,7 @@ async def _open_pool(
         of.server_list(),
         policy=of.policy,
         ring=of.ring,
+        ring_options=of.ring_options or None,
         slots=of.slots,
         max_load=of.max_load or None,
         charge_sticky=of.charge_sticky,

@@ -301,6 +301,49 @@ def test_policy_options_that_make_no_sense_are_refused(added, message):
     assert message in str(error)
 
 
+HASHED = """
+[listeners.web]
+bind = "127.0.0.1:8080"
+pool = "app"
+[pools.app]
+policy = "hash"
+ring = "haproxy"
+key = "client-ip"
+[[pools.app.servers]]
+address = "10.0.0.1:80"
+id = 7
+hash_key = "x"
+[[pools.app.servers]]
+address = "10.0.0.2:80"
+weight = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("weight = 3", "weight = 300", 13, "server 2: weight 300: this ring accepts 0 to 256"),
+        ('"haproxy"', '"haproxy"\nring_options = { func = "djb2" }', 8, "option 'func' is unknown"),
+        ('"haproxy"', '"haproxy"\nring_options = { function = "md5" }', 8, "accepted are sdbm, djb2, wt6"),
+        ('"haproxy"', '"haproxy"\nring_options = { function = [1] }', 8, "a number, a text or a boolean"),
+        ('"haproxy"', '"table"\nring_options = { x = 1 }', 8, "no options; its size is `slots`"),
+        ("weight = 3", "id = 7", 7, "the same id 7"),
+        ("id = 7", "id = 0", 11, "id: found 0"),
+    ],
+)
+def test_what_a_ring_does_not_take_is_refused_with_its_line(old, new, line, message):
+    error = refused(HASHED.replace(old, new, 1))
+    assert message in str(error)
+    assert error.line == line
+
+
+def test_ids_hash_keys_and_ring_options_reach_the_ring():
+    config = loads(HASHED.replace('"haproxy"', '"haproxy"\nring_options = { function = "djb2" }', 1)).config
+    pool = config.pools["app"]
+    assert pool.ring_options == {"function": "djb2"}
+    assert [(server.id, server.hash_key) for server in pool.server_list()] == [(7, "x"), (None, None)]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
