@@ -129,7 +129,7 @@ cdef class Pool:
         self._servers, self._states = (), {}
         self._table = ServerTable()
         with self._lock:
-            self._swap(rows, {server.name: FR_READY for server in rows}, self._policy == FR_HASH, _names_of(declared))
+            self._swap(rows, {server.name: FR_READY for server in rows}, self._policy == FR_HASH, _arguments.names_of(declared))
 
     def __del__(self):
         # Requests that never ended would stay counted in the zone for as long as this process lives.
@@ -473,8 +473,7 @@ cdef class Pool:
         return [(<object>self._objects[<int>slot]).name for slot in self._policies.slots_to_probe()]
 
     cdef object _none_available(self):
-        reasons = {}
-        servers, states, slots = self._servers, self._states, self._table.slot_of   # of one moment: another thread may swap
+        reasons, servers, states, slots = {}, self._servers, self._states, self._table.slot_of   # of one moment: threads swap
         for server in servers:
             state = states[server.name]
             reasons[server.name] = (
@@ -495,7 +494,7 @@ cdef class Pool:
         rows = _arguments.check_servers(declared)
         with self._lock:
             states = {server.name: self._states.get(server.name, FR_READY) for server in rows}
-            self._swap(rows, states, False, _names_of(declared))
+            self._swap(rows, states, False, _arguments.names_of(declared))
 
     def set_state(self, name, state):
         """Put a server into a state: "ready", "draining", "maintenance", "down" or "ejected".
@@ -674,10 +673,6 @@ cdef class Pool:
 
     def __repr__(self):
         return f"<Pool {self.name!r} {self.policy}: {len(self._servers)} servers, {self.ready_count} ready>"
-
-
-def _names_of(servers):
-    return tuple([server.name for server in servers])
 
 
 cdef class PoolRequest(Selection):

@@ -179,6 +179,11 @@ def check_choice(kind: str, value: object, known: tuple[str, ...], planned: tupl
     raise UsageError(f"{kind} {value!r} {what}; accepted: {', '.join(known)}{later}")
 
 
+def names_of(servers: Iterable[Server]) -> tuple[str, ...]:
+    """Their names, in their order."""
+    return tuple([server.name for server in servers])
+
+
 def in_order(servers: Iterable[Server]) -> tuple[Server, ...]:
     """The servers in the order of their declaration.
 

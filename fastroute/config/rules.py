@@ -64,6 +64,13 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
         yield ("ring_options",), f'ring_options are for policy = "hash"; the policy is {quote(pool.policy)}'
     if pool.key is not None and pool.policy != "hash":
         yield ("key",), f'key is used with policy = "hash" only; the policy is {quote(pool.policy)}'
+    if pool.probe is not None and pool.policy != "prequal":
+        yield ("probe",), f'probe asks servers for policy = "prequal"; the policy is {quote(pool.policy)}'
+    if pool.probe is not None and not _is_path(pool.probe.path):
+        message = (
+            f'path: found {quote(pool.probe.path)}; accepted: a path such as "/load", printable ASCII without spaces'
+        )
+        yield ("probe", "path"), message
     if pool.max_load and pool.policy != "hash":
         yield ("max_load",), f'max_load bounds policy = "hash"; the policy is {quote(pool.policy)}'
     if pool.max_load and not 1.01 <= pool.max_load <= 100:
@@ -86,6 +93,10 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
         yield ("sticky", "cookie"), message
 
 
+def _is_path(text: str) -> bool:
+    return text.startswith("/") and all("!" <= c <= "~" for c in text)
+
+
 def _ring_mistakes(pool: PoolConfig) -> Iterator[Finding]:
     """What the ring itself does not take: it is built, since each dialect has limits of its own."""
     if pool.ring == "table":
@@ -98,11 +109,11 @@ def _ring_mistakes(pool: PoolConfig) -> Iterator[Finding]:
         yield ("ring_options",), str(error)
         return
     servers = pool.server_list()
-    error = _refusal(pool, servers)
-    if error is not None:
+    refusal = _refusal(pool, servers)
+    if refusal is not None:
         alone = [index for index, server in enumerate(servers) if _refusal(pool, [server])]
         of_one = 0 < len(alone) < len(servers)
-        yield ("servers", alone[0]) if of_one else ("ring_options",) if pool.ring_options else ("ring",), error
+        yield ("servers", alone[0]) if of_one else ("ring_options",) if pool.ring_options else ("ring",), refusal
 
 
 def _refusal(pool: PoolConfig, servers: list[Server]) -> str | None:

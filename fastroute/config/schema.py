@@ -53,6 +53,7 @@ __all__ = [
     "PoolConfig",
     "PoolLimits",
     "PoolTimeouts",
+    "ProbeConfig",
     "RetryConfig",
     "Secret",
     "ServerConfig",
@@ -233,6 +234,15 @@ class SlowStartConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     min_weight_ratio: Annotated[float, Number(0.001, 1)] = named(default=0.1, name="min_weight")
 
 
+class ProbeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.probe]: active probes of the policy `prequal`."""
+
+    path: Annotated[str, Text()]
+    """Asked for by HEAD; the answer may carry the server's load (fastroute.health.load_probe)."""
+    interval_s: Annotated[float, Duration(0.001)] = named(default=0.02, name="interval")
+    timeout_s: Annotated[float, Duration(0.001)] = named(default=0.2, name="timeout")
+
+
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[pools.NAME]: servers with one policy."""
 
@@ -255,6 +265,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     retry: Annotated[RetryConfig, Section(RetryConfig)] = RetryConfig()
     health: Annotated[Any, Later(), Text()] = None
     outlier: Annotated[OutlierConfig | None, Section(OutlierConfig)] = None
+    probe: Annotated[ProbeConfig | None, Section(ProbeConfig)] = None
     slow_start: Annotated[SlowStartConfig, Section(SlowStartConfig)] = SlowStartConfig()
 
     @property

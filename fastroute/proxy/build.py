@@ -21,6 +21,7 @@ from fastroute.affinity.base import identity_of
 from fastroute.clock import Clock
 from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyConfig
 from fastroute.errors import ConfigError
+from fastroute.health.load_probe import LoadProbe
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.listener import trust_of
 
@@ -132,6 +133,10 @@ async def _open_pool(
         zone=parts.zone,
         fleet=config.fleet,
     )
+    if of.probe is not None:
+        probe = LoadProbe(pool, of.probe.path, interval=of.probe.interval_s, timeout=of.probe.timeout_s)
+        probe.start()
+        parts.stack.push_async_callback(probe.aclose)
     sticky, codec = of.sticky, None
     if sticky and sticky.on.kind == "insert":
         if not config.secret:
