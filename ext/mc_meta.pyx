@@ -33,6 +33,11 @@ cdef extern from "fr_meta.h" nogil:
     uint8_t *fr_meta_put_number(uint8_t *p, uint64_t number)
     uint8_t *fr_meta_put_flag(uint8_t *p, char letter, uint64_t number)
 
+cdef enum:
+    HOMES_MAX_COUNT = 8
+
+HOMES_MAX = HOMES_MAX_COUNT
+"""Homes of one key that homes_of can name."""
 KEY_BYTES_MAX = FR_META_KEY_BYTES_MAX
 TTL_S_MAX = FR_META_TTL_S_MAX
 
@@ -93,6 +98,43 @@ def home_of(key, seeds):
             best, best_score, best_seed = index, score, seed
         index += 1
     return best
+
+
+def homes_of(key, seeds, Py_ssize_t count):
+    """Indices of the first `count` nodes in the key's order: highest score first, as home_of; fewer where there are fewer.
+
+    Args:
+        key, seeds: as for home_of.
+        count: 1..HOMES_MAX.
+
+    Raises:
+        UsageError: another count.
+
+    Notes: the order of the rest does not change when a node is added or leaves, so a key's second home is its first
+    one when that node is gone. O(nodes * count).
+    """
+    cdef const uint8_t *at
+    cdef size_t size
+    cdef uint64_t score, seed
+    cdef uint64_t scores[HOMES_MAX_COUNT]
+    cdef uint64_t best[HOMES_MAX_COUNT]
+    cdef int indices[HOMES_MAX_COUNT]
+    cdef int held = 0, index = 0, place, i
+    if not 1 <= count <= HOMES_MAX_COUNT:
+        raise UsageError(f"count {count}: accepted are 1 to {HOMES_MAX_COUNT}")
+    _bytes_of(key, &at, &size)
+    for seed in <tuple>seeds:
+        score = fr_xxh64(at, size, seed)
+        place = held
+        while place > 0 and (score > scores[place - 1] or (score == scores[place - 1] and seed < best[place - 1])):
+            place -= 1
+        if place < count:
+            held = min(held + 1, <int>count)
+            for i in range(held - 1, place, -1):
+                scores[i], best[i], indices[i] = scores[i - 1], best[i - 1], indices[i - 1]
+            scores[place], best[place], indices[place] = score, seed, index
+        index += 1
+    return tuple([indices[i] for i in range(held)])
 
 
 def seed_of(name):
@@ -213,12 +255,16 @@ cdef class MetaCodec(MetaQueue):
         """
         return self._store(key, value, ttl_s, client_flags, b'C', token, False)
 
-    def add_then_get(self, key, value, ttl_s=0, client_flags=0):
+    def add_then_get(self, key, value, ttl_s=0, client_flags=0, touch_s=None):
         """add and get in one write and one round trip: the second reply is what is stored, whoever stored it.
+
+        Args:
+            key, value, ttl_s, client_flags: as for set.
+            touch_s: new time to live of what is stored then, in the same request; None leaves it.
 
         Returns: future of (reply of the add, reply of the get).
         """
-        return self._store(key, value, ttl_s, client_flags, b'E', None, True)
+        return self._store(key, value, ttl_s, client_flags, b'E', None, True, touch_s)
 
     def cas_then_get(self, key, value, CasToken token not None, ttl_s=0, client_flags=0):
         """cas_set and get in one write and one round trip; with a token of an earlier connection the get alone.
@@ -317,11 +363,11 @@ cdef class MetaCodec(MetaQueue):
         return self._push(FR_ASK_NOOP, False, None, True, None, fr_now_ms(&self._clock))
 
     cdef object _store(self, object key, object value, object ttl_s, object client_flags, char mode, CasToken token,
-                       bint then_get):
+                       bint then_get, object touch_s=None):
         cdef const uint8_t *at
         cdef const uint8_t *value_at
         cdef size_t size, value_size
-        cdef int64_t ttl, flags
+        cdef int64_t ttl, flags, touch = -1
         cdef uint64_t now_ms
         cdef uint8_t *p
         cdef Reply first = None
@@ -336,6 +382,8 @@ cdef class MetaCodec(MetaQueue):
         if not 0 <= client_flags <= 0xFFFFFFFF:
             raise UsageError(f"client_flags {client_flags!r}: accepted are 32 bits, not negative")
         flags = client_flags
+        if touch_s is not None:
+            touch = _ttl(touch_s)
         if not self._admit(2 if then_get else 1, size + size + value_size):
             return self._done(_REPLY_DOWN, _REPLY_DOWN, then_get)
         now_ms = fr_now_ms(&self._clock)
@@ -367,5 +415,7 @@ cdef class MetaCodec(MetaQueue):
         p = fr_meta_put(self._out + self._out_size, "mg ", 3)
         p = fr_meta_put(p, at, size)
         p = fr_meta_put(p, " v c t f", 8)
+        if touch >= 0:
+            p = fr_meta_put_flag(p, b'T', touch)
         self._out_size = p - self._out
         return self._push(FR_ASK_GET, False, first, True, key, now_ms)

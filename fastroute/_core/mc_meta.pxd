@@ -5,4 +5,4 @@ from fastroute._core.mc_reply cimport CasToken
 
 cdef class MetaCodec(MetaQueue):
     cdef object _store(self, object key, object value, object ttl_s, object client_flags, char mode, CasToken token,
-                       bint then_get)
+                       bint then_get, object touch_s=*)

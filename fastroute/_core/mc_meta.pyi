@@ -4,10 +4,12 @@ from typing import Final
 from fastroute._core.mc_queue import MetaQueue
 from fastroute._core.mc_reply import CasToken, Reply
 
+HOMES_MAX: Final[int]
 KEY_BYTES_MAX: Final[int]
 TTL_S_MAX: Final[int]
 
 def home_of(key: str | bytes, seeds: tuple[int, ...]) -> int: ...
+def homes_of(key: str | bytes, seeds: tuple[int, ...], count: int) -> tuple[int, ...]: ...
 def seed_of(name: str | bytes) -> int: ...
 def check_key(key: str | bytes) -> None: ...
 
@@ -21,7 +23,12 @@ class MetaCodec(MetaQueue):
         self, key: str | bytes, value: bytes, token: CasToken, ttl_s: float = 0, client_flags: int = 0
     ) -> Future[Reply]: ...
     def add_then_get(
-        self, key: str | bytes, value: bytes, ttl_s: float = 0, client_flags: int = 0
+        self,
+        key: str | bytes,
+        value: bytes,
+        ttl_s: float = 0,
+        client_flags: int = 0,
+        touch_s: float | None = None,
     ) -> Future[tuple[Reply, Reply]]: ...
     def cas_then_get(
         self, key: str | bytes, value: bytes, token: CasToken, ttl_s: float = 0, client_flags: int = 0

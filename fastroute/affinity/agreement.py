@@ -28,6 +28,7 @@ __all__ = [
     "CasThenGet",
     "Command",
     "Decision",
+    "ExpireThenGet",
     "Heard",
     "Kind",
     "Lookup",
@@ -59,19 +60,26 @@ class Kind(enum.Enum):
     DOWN = "down"
 
 
+# Each command says which of the key's homes it is for: `home` is the rank in the key's order of nodes, 0 the first. A
+# driver does `answer = ask(command.home, command)`.
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Read the record and slide its expiry: `mg k v c T<ttl>`."""
+    """Read the record and slide its expiry: `mg k v c T<ttl>`; ttl_s None leaves the expiry."""
 
-    ttl_s: int
+    ttl_s: int | None
+    home: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AddThenGet:
-    """`ms k ME T<ttl>` and `mg k v c` in one write."""
+    """`ms k ME T<ttl>` and `mg k v c` in one write; slide: `mg k v c T<ttl>`, so that what stood gets the lifetime too."""
 
     record: bytes
     ttl_s: int
+    home: int = 0
+    slide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +89,18 @@ class CasThenGet:
     record: bytes
     token: Any
     ttl_s: int
+    home: int = 0
 
 
-Command = Lookup | AddThenGet | CasThenGet
+@dataclass(frozen=True, slots=True)
+class ExpireThenGet:
+    """`ms k 0 T-1 C<cas>` (a delete that watchers see) and `mg k v c`: NOTHING means gone."""
+
+    token: Any
+    home: int = 0
+
+
+Command = Lookup | AddThenGet | CasThenGet | ExpireThenGet
 
 
 @dataclass(frozen=True, slots=True)

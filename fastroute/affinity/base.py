@@ -9,8 +9,9 @@ import base64
 import collections
 import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastroute._core.affinity_table import AffinityTable
 from fastroute._core.affinity_view import AffinityView
@@ -150,15 +151,20 @@ class AffinityBase:
     async def _drive(self, view: AffinityView, fingerprint: bytes, steps: Generator[Command, Answer, Bound]) -> Bound:
         """Take the steps, asking the store what they ask."""
         name = store_key(self.fleet, view.pool.name, fingerprint)
+        homes = self._homes(name)
         try:
             command = next(steps)
             while True:
-                command = steps.send(await self._ask(name, command))
+                command = steps.send(await self._ask(homes[command.home], name, command))
         except StopIteration as end:
             bound: Bound = end.value
             return bound
 
-    async def _ask(self, name: bytes, command: Command) -> Answer:
+    def _homes(self, name: bytes) -> Sequence[Any]:
+        """The nodes that hold this key, in its order; none without a store."""
+        raise NotImplementedError
+
+    async def _ask(self, node: Any, name: bytes, command: Command) -> Answer:
         raise NotImplementedError
 
     def _renew_soon(self, view: AffinityView, fingerprint: bytes) -> None:

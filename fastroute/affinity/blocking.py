@@ -18,13 +18,13 @@ from fastroute._core.pool import Pool
 from fastroute._core.router import Router as CompiledRouter
 from fastroute._core.selection import Selection
 from fastroute._core.zone import Zone
-from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, Heard, Lookup
+from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard
 from fastroute.affinity.base import AffinityBase
 from fastroute.affinity.record import Record
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheError
 from fastroute.memcache.client import HIT, MISS
-from fastroute.memcache.sync import Memcached
+from fastroute.memcache.sync import Home, Memcached
 from fastroute.routing.keys import KeyRule
 
 __all__ = ["Affinity", "Router"]
@@ -84,15 +84,22 @@ class Affinity(AffinityBase):
         """Let go of a private zone; a store or zone that was handed in stays open."""
         self._close_zone()
 
-    async def _ask(self, name: bytes, command: Command) -> Answer:
-        store = self.store
-        assert store is not None, "commands are only yielded when there is a store"
+    def _homes(self, name: bytes) -> Sequence[Home]:
+        return self.store.homes_of(name) if self.store is not None else ()
+
+    async def _ask(self, node: Home, name: bytes, command: Command) -> Answer:
+        slide_s = None
         try:
             if isinstance(command, AddThenGet):
-                store.add(name, command.record, command.ttl_s)
+                node.add(name, command.record, command.ttl_s)
+                slide_s = command.ttl_s if command.slide else None
             elif isinstance(command, CasThenGet):
-                store.cas_set(name, command.record, command.token, command.ttl_s)
-            reply = store.get(name, command.ttl_s if isinstance(command, Lookup) else None)
+                node.cas_set(name, command.record, command.token, command.ttl_s)
+            elif isinstance(command, ExpireThenGet):
+                node.delete(name, command.token)
+            else:
+                slide_s = command.ttl_s
+            reply = node.get(name, slide_s)
         except MemcacheDown:
             return Answer(Heard.DOWN)
         except MemcacheError:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastroute._core.affinity_view import AffinityView, Binding
 from fastroute._core.zone import Zone
-from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, Heard, Lookup
+from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard, Lookup
 from fastroute.affinity.base import AffinityBase
 from fastroute.affinity.binding import Bound, Hint
 from fastroute.affinity.look import look
@@ -24,6 +25,7 @@ from fastroute.clock import SYSTEM, Clock
 from fastroute.memcache.client import DOWN, HIT, MISS
 
 if TYPE_CHECKING:
+    from fastroute.memcache.client import MemcacheNode
     from fastroute.memcache.cluster import Memcached
     from fastroute.routing.explain import StoreAnswer
 
@@ -194,16 +196,20 @@ class Affinity(AffinityBase):
         except Exception as error:  # a background errand: whoever asks for the key next gets the error himself
             _log.warning("a binding learned from a response could not be written: %s", error)
 
-    async def _ask(self, name: bytes, command: Command) -> Answer:
-        store = self.store
-        assert store is not None, "commands are only yielded when there is a store"
+    def _homes(self, name: bytes) -> Sequence[MemcacheNode]:
+        return self.store.homes_of(name) if self.store is not None else ()
+
+    async def _ask(self, node: MemcacheNode, name: bytes, command: Command) -> Answer:
         if isinstance(command, AddThenGet):
-            _, reply = await store.add_then_get(name, command.record, command.ttl_s)
+            slide_s = command.ttl_s if command.slide else None
+            _, reply = await node.add_then_get(name, command.record, command.ttl_s, touch_s=slide_s)
         elif isinstance(command, CasThenGet):
-            _, reply = await store.cas_then_get(name, command.record, command.token, command.ttl_s)
+            _, reply = await node.cas_then_get(name, command.record, command.token, command.ttl_s)
+        elif isinstance(command, ExpireThenGet):
+            _, reply = await asyncio.gather(node.expire_key(name, command.token), node.get(name))  # one write
         else:
             assert isinstance(command, Lookup)
-            reply = await store.get(name, touch_s=command.ttl_s)
+            reply = await node.get(name, touch_s=command.ttl_s)
         if reply.status == HIT:
             return Answer(Heard.RECORD, reply.value, reply.token)
         if reply.status == MISS:

@@ -209,9 +209,11 @@ class MemcacheNode:
         """Store if unchanged since `token` was read on this connection: STORED, EXISTS or NOT_FOUND."""
         return self.codec.cas_set(key, value, token, ttl_s, client_flags)
 
-    def add_then_get(self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0) -> PairFuture:
-        """add, then get, in one round trip: (reply of the add, what is stored now)."""
-        return self.codec.add_then_get(key, value, ttl_s, client_flags)
+    def add_then_get(
+        self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0, touch_s: float | None = None
+    ) -> PairFuture:
+        """add, then get (`touch_s` renews what is stored then), in one round trip: (reply of the add, what is stored)."""
+        return self.codec.add_then_get(key, value, ttl_s, client_flags, touch_s)
 
     def cas_then_get(
         self, key: Key, value: bytes, token: CasToken, ttl_s: float = 0, client_flags: int = 0

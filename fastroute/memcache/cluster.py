@@ -15,17 +15,22 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Mapping
 
-from fastroute._core.mc_meta import home_of, seed_of
+from fastroute._core.mc_meta import HOMES_MAX, home_of, homes_of, seed_of
 from fastroute._core.mc_queue import VALUE_BYTES_MAX
 from fastroute._core.mc_reply import CasToken
 from fastroute.errors import UsageError
 from fastroute.memcache.client import Key, MemcacheNode, NodeStatistics, PairFuture, ReplyFuture
 from fastroute.model import parse_address
 
-__all__ = ["Memcached", "node_names", "node_seeds", "tls_context"]
+__all__ = ["COPIES_MAX", "Memcached", "check_copies", "node_names", "node_seeds", "tls_context"]
 
 NODES_MAX = 64
 """Nodes of one store; the home of a key costs some 10 ns for each."""
+
+COPIES_MAX = 3
+"""Copies of a binding: each more costs a round trip per new binding; three outlive two nodes that are away at once."""
+
+assert COPIES_MAX * 2 <= HOMES_MAX  # two orders of nodes while the list of nodes changes
 
 TlsOption = bool | ssl.SSLContext | Mapping[str, str] | None
 
@@ -46,6 +51,16 @@ def node_names(nodes: str | Iterable[str]) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise UsageError(f"node {name!r} stands twice in the list")
     return tuple(sorted(names))
+
+
+def check_copies(copies: int, names: tuple[str, ...]) -> None:
+    """Refuse a number of copies that these nodes cannot hold.
+
+    Raises:
+        UsageError: not 1..COPIES_MAX, or more than there are nodes.
+    """
+    if not isinstance(copies, int) or isinstance(copies, bool) or not 1 <= copies <= min(COPIES_MAX, len(names)):
+        raise UsageError(f"copies {copies!r} on {len(names)} nodes: accepted are 1 to {min(COPIES_MAX, len(names))}")
 
 
 def node_seeds(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -78,7 +93,8 @@ class Memcached:
 
     Args:
         nodes: addresses ("host:port", "[v6]:port", "unix:PATH"), or one of them.
-        copies: nodes that hold each binding; more than one is not available yet.
+        copies: nodes that hold each binding, 1 to 3 and at most as many as there are. The requests below go to a
+            key's first home whatever it is; who keeps copies asks homes_of (affinity does).
         timeout: time limit of a request, "50ms" or seconds.
         tls: None, True, an ssl.SSLContext, or {"ca": ..., "certificate": ..., "key": ...}.
         username, password: credentials for memcached -Y, both or none.
@@ -104,8 +120,7 @@ class Memcached:
         value_bytes_max: int = VALUE_BYTES_MAX,
     ) -> None:
         names = node_names(nodes)
-        if copies != 1:
-            raise UsageError(f"copies {copies!r}: only 1 is available in this version")
+        check_copies(copies, names)
         context = tls_context(tls)
         self.copies = copies
         self.watch = watch
@@ -123,6 +138,7 @@ class Memcached:
         self._codecs = tuple(node.codec for node in self.nodes)
         self._seeds = node_seeds(names)
         self._only = self._codecs[0] if len(names) == 1 else None
+        self._alone = len(names) == 1
 
     # ------------------------------------------------------------------ life
 
@@ -149,6 +165,12 @@ class Memcached:
     def node_of(self, key: Key) -> MemcacheNode:
         """The home of a key."""
         return self.nodes[0] if self._only is not None else self.nodes[home_of(key, self._seeds)]
+
+    def homes_of(self, key: Key) -> tuple[MemcacheNode, ...]:
+        """The nodes that hold this key's binding, in the order in which they decide: `copies` of them, or all."""
+        if self._alone:
+            return self.nodes
+        return tuple([self.nodes[index] for index in homes_of(key, self._seeds, self.copies)])
 
     def statistics(self) -> tuple[NodeStatistics, ...]:
         """Per node, in the order of their names."""
@@ -184,9 +206,12 @@ class Memcached:
         """See MemcacheNode.cas_set."""
         return (self._only or self._codecs[home_of(key, self._seeds)]).cas_set(key, value, token, ttl_s, client_flags)
 
-    def add_then_get(self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0) -> PairFuture:
+    def add_then_get(
+        self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0, touch_s: float | None = None
+    ) -> PairFuture:
         """See MemcacheNode.add_then_get."""
-        return (self._only or self._codecs[home_of(key, self._seeds)]).add_then_get(key, value, ttl_s, client_flags)
+        codec = self._only or self._codecs[home_of(key, self._seeds)]
+        return codec.add_then_get(key, value, ttl_s, client_flags, touch_s)
 
     def cas_then_get(
         self, key: Key, value: bytes, token: CasToken, ttl_s: float = 0, client_flags: int = 0

@@ -16,6 +16,7 @@ Notes: safe to share between threads, and usable after a fork. One connection pe
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pymemcache.client.base import Client, PooledClient
 
 from fastroute._core import mc_meta
-from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of, seed_of
+from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of, homes_of, seed_of
 from fastroute._core.mc_queue import LINE_BYTES_MAX, VALUE_BYTES_MAX
 from fastroute._core.mc_reply import (
     CLIENT_ERROR,
@@ -46,10 +47,10 @@ from fastroute._core.mc_reply import (
 )
 from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown, UsageError
 from fastroute.memcache.client import TIMEOUT_S_MAX, Key
-from fastroute.memcache.cluster import TlsOption, node_names, node_seeds, tls_context
+from fastroute.memcache.cluster import TlsOption, check_copies, node_names, node_seeds, tls_context
 from fastroute.model import parse_address, parse_duration_s
 
-__all__ = ["Memcached"]
+__all__ = ["Home", "Memcached"]
 
 CONNECT_TIMEOUT_S = 1.0
 """Limit for making a connection: a lost SYN is repeated after 1 s in Linux."""
@@ -257,8 +258,8 @@ class Memcached:
         value_bytes_max: int = VALUE_BYTES_MAX,
     ) -> None:
         names = node_names(nodes)
-        if copies != 1:
-            raise UsageError(f"copies {copies!r}: only 1 is available in this version")
+        check_copies(copies, names)
+        self.copies = copies
         self._timeout_s = parse_duration_s(timeout, name="timeout")
         if not 0.001 <= self._timeout_s <= TIMEOUT_S_MAX:
             raise UsageError(f"timeout {timeout!r}: accepted are 1ms to {TIMEOUT_S_MAX:.0f}s")
@@ -275,6 +276,7 @@ class Memcached:
 
     def _open(self) -> None:
         self._pid = os.getpid()
+        self._homes = tuple(Home(self, index) for index in range(len(self.names)))
         self._away_until_s = [0.0] * len(self.names)  # 0: reached the last time it was asked
         self._turn = threading.Lock()
         self._nodes = []
@@ -303,11 +305,11 @@ class Memcached:
         self.close()
 
     @contextlib.contextmanager
-    def _connection(self, key: bytes) -> Iterator[_Connection]:
-        # A connection to the key's home; it goes back to the pool unless something was wrong with it.
+    def _connection(self, key: bytes, node: int | None = None) -> Iterator[_Connection]:
+        # A connection to that node, else to the key's home; it goes back to the pool unless something was wrong with it.
         if os.getpid() != self._pid:
             self._open()  # forked: the parent's connections must not be used by two
-        index = home_of(key, self._seeds)
+        index = home_of(key, self._seeds) if node is None else node
         with self._turn:
             if self._away_until_s[index]:
                 now_s = time.monotonic()
@@ -323,17 +325,23 @@ class Memcached:
             self._away_until_s[index] = 0.0
             yield connection
 
-    def _ask(self, key: bytes, command: bytes, read: Reader) -> Reply:
-        with self._connection(key) as connection:
+    def homes_of(self, key: Key) -> tuple[Home, ...]:
+        """The nodes that hold this key's binding, in the order in which they decide: `copies` of them, or all."""
+        return tuple([self._homes[index] for index in homes_of(key, self._seeds, self.copies)])
+
+    def _ask(self, key: bytes, command: bytes, read: Reader, node: int | None = None) -> Reply:
+        with self._connection(key, node) as connection:
             return connection.exchange(command, read)
 
     # ------------------------------------------------------------------ requests
 
-    def get(self, key: Key, touch_s: float | None = None) -> Reply:
+    # `node`: the number of the node to ask instead of the key's first home; see Home.
+
+    def get(self, key: Key, touch_s: float | None = None, *, node: int | None = None) -> Reply:
         """HIT with value, token and client flags, or MISS; `touch_s` renews the time to live in the same request."""
         name = _name(key)
         verb = b"gets" if touch_s is None else b"gats %d" % _ttl(touch_s)
-        return self._ask(name, b"%b %b\r\n" % (verb, name), read_value(name))
+        return self._ask(name, b"%b %b\r\n" % (verb, name), read_value(name), node)
 
     def get_and_touch(self, key: Key, ttl_s: float) -> Reply:
         """get, and set the time to live."""
@@ -343,22 +351,31 @@ class Memcached:
         """STORED, or SERVER_ERROR, after which the old value is gone too."""
         return self._store(b"set", key, value, ttl_s, client_flags)
 
-    def add(self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0) -> Reply:
+    def add(self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0, *, node: int | None = None) -> Reply:
         """STORED or NOT_STORED."""
-        return self._store(b"add", key, value, ttl_s, client_flags)
+        return self._store(b"add", key, value, ttl_s, client_flags, node=node)
 
-    def cas_set(self, key: Key, value: bytes, token: CasToken, ttl_s: float = 0, client_flags: int = 0) -> Reply:
+    def cas_set(
+        self,
+        key: Key,
+        value: bytes,
+        token: CasToken,
+        ttl_s: float = 0,
+        client_flags: int = 0,
+        *,
+        node: int | None = None,
+    ) -> Reply:
         """STORED, EXISTS or NOT_FOUND; a token of an earlier run of the server is not sent: EXISTS."""
-        return self._store(b"cas", key, value, ttl_s, client_flags, token)
+        return self._store(b"cas", key, value, ttl_s, client_flags, token, node)
 
-    def delete(self, key: Key, token: CasToken | None = None) -> Reply:
+    def delete(self, key: Key, token: CasToken | None = None, *, node: int | None = None) -> Reply:
         """DELETED, NOT_FOUND, or with a token EXISTS where the value has changed."""
         name = _name(key)
         if token is None:
             words = {b"DELETED": DELETED, b"NOT_FOUND": NOT_FOUND}
-            return self._ask(name, b"delete %b\r\n" % name, read_word(words))
+            return self._ask(name, b"delete %b\r\n" % name, read_word(words), node)
         # The text protocol has no conditional delete: an empty value that is expired at once is the same to readers.
-        with self._connection(name) as connection:
+        with self._connection(name, node) as connection:
             if token.generation != connection.incarnation:
                 return make_reply(EXISTS)
             command = b"cas %b 0 -1 0 %d\r\n\r\n" % (name, token.cas)
@@ -403,7 +420,14 @@ class Memcached:
         return answers
 
     def _store(
-        self, verb: bytes, key: Key, value: bytes, ttl_s: float, client_flags: int, token: CasToken | None = None
+        self,
+        verb: bytes,
+        key: Key,
+        value: bytes,
+        ttl_s: float,
+        client_flags: int,
+        token: CasToken | None = None,
+        node: int | None = None,
     ) -> Reply:
         name = _name(key)
         if not isinstance(value, bytes):
@@ -413,12 +437,36 @@ class Memcached:
         if not 0 <= client_flags <= 0xFFFFFFFF:
             raise UsageError(f"client_flags {client_flags!r}: accepted are 32 bits, not negative")
         head = b"%b %b %d %d %d" % (verb, name, client_flags, _ttl(ttl_s), len(value))
-        with self._connection(name) as connection:
+        with self._connection(name, node) as connection:
             if token is not None:
                 if token.generation != connection.incarnation:
                     return make_reply(EXISTS)
                 head += b" %d" % token.cas
             return connection.exchange(head + b"\r\n" + value + b"\r\n", read_stored)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Home:
+    """One node of the store, for who keeps copies on several (Memcached.homes_of): the requests of an affinity."""
+
+    store: Memcached
+    node: int
+
+    def get(self, key: Key, touch_s: float | None = None) -> Reply:
+        """See Memcached.get."""
+        return self.store.get(key, touch_s, node=self.node)
+
+    def add(self, key: Key, value: bytes, ttl_s: float = 0) -> Reply:
+        """See Memcached.add."""
+        return self.store.add(key, value, ttl_s, node=self.node)
+
+    def cas_set(self, key: Key, value: bytes, token: CasToken, ttl_s: float = 0) -> Reply:
+        """See Memcached.cas_set."""
+        return self.store.cas_set(key, value, token, ttl_s, node=self.node)
+
+    def delete(self, key: Key, token: CasToken | None = None) -> Reply:
+        """See Memcached.delete."""
+        return self.store.delete(key, token, node=self.node)
 
 
 def _name(key: Key) -> bytes:

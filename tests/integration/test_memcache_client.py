@@ -392,7 +392,7 @@ async def test_keys_are_spread_over_the_nodes_and_a_dead_node_keeps_its_keys() -
         (["127.0.0.1:1", "127.0.0.1:1"], {}, "twice"),
         ("127.0.0.1", {}, "host:port"),
         ([1], {}, "strings"),
-        ("127.0.0.1:1", {"copies": 2}, "only 1 is available"),
+        ("127.0.0.1:1", {"copies": 2}, "accepted are 1 to 1"),
         ("127.0.0.1:1", {"timeout": 0}, "timeout"),
         ("127.0.0.1:1", {"timeout": "2m"}, "timeout"),
         ("127.0.0.1:1", {"username": "alice"}, "both or none"),

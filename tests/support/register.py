@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, Heard
+from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard
 
 
 @dataclass
@@ -28,8 +28,10 @@ class Register:
         if not self.up:
             return Answer(Heard.DOWN)
         added = isinstance(command, AddThenGet) and self.data is None
-        current = isinstance(command, CasThenGet) and command.token == (self.connection, self.cas)
-        if added or (current and self.data is not None):
+        current = isinstance(command, CasThenGet | ExpireThenGet) and command.token == (self.connection, self.cas)
+        if isinstance(command, ExpireThenGet):
+            self.data = None if current else self.data
+        elif added or (current and self.data is not None):
             self._store(command.record)
         if self.data is None:
             return Answer(Heard.NOTHING)

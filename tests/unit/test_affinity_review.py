@@ -55,10 +55,13 @@ class Store:
         self.counter += 1
         self.values[name] = value, self.counter
 
+    def homes_of(self, name):
+        return (self,)
+
     async def get(self, name, touch_s=None):
         return await self._answer("get", name)
 
-    async def add_then_get(self, name, value, ttl_s):
+    async def add_then_get(self, name, value, ttl_s, touch_s=None):
         await self.gate.wait()
         added = self.up and name not in self.values
         if added:
