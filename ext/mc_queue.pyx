@@ -20,6 +20,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from fastroute._core.base cimport fr_now_ms
 from fastroute._core.mc_reply cimport FR_MC_DOWN, FR_MC_HIT, FR_MC_STORED, FR_MC_UNKNOWN, Reply
 
@@ -45,8 +46,9 @@ cdef extern from "fr_meta.h" nogil:
     const char *fr_meta_parse(const uint8_t *line, size_t size, uint64_t value_bytes_max, fr_meta_line *out)
     int fr_meta_status(unsigned ask, unsigned code)
 
-# States of a codec. IDLE: nothing was asked yet. OPENING: the first connection is being made, requests wait within
-# their time limit. UP. AWAY: known to be away, requests are answered DOWN. CLOSED: for good.
+# States of a codec. IDLE: nothing was asked yet. OPENING: the first connection, or the one after a connection that the
+# other side ended, is being made; requests wait within their time limit. UP. AWAY: known to be away (refused, late, or
+# not speaking the protocol), requests are answered DOWN. CLOSED: for good.
 IDLE = 0
 OPENING = 1
 UP = 2
@@ -87,12 +89,23 @@ QUEUED_BYTES_MAX = 16 << 20
 """Bytes not yet handed to the transport; beyond it requests are answered DOWN."""
 TIMEOUT_MS = 50
 """A store of the same data centre answers in under 1 ms; design.md's default."""
+ROUNDTRIP_BOUNDS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+"""Upper bounds of the buckets of roundtrips(); the last bucket has none. 0.05 is the default time limit."""
+cdef uint64_t[9] _ROUNDTRIP_BOUNDS_US
+for _index in range(9):
+    _ROUNDTRIP_BOUNDS_US[_index] = <uint64_t>(ROUNDTRIP_BOUNDS_S[_index] * 1e6 + 0.5)
 
 cdef enum:
     # Requests of one turn after which the first of them are sent at once: the server wakes and works while the rest is
     # still being asked. Measured with 32 tasks on one connection: 4.6 us per request without, 3.5 with 8; 4 and 2
     # cost more system calls than they hide waiting.
     BURST = 8
+
+cdef inline uint64_t _now_us() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
+
 
 cdef uint64_t _generation_last = 0      # over all nodes of the process: no two connections share a generation
 cdef Reply _REPLY_UNKNOWN = make_reply(FR_MC_UNKNOWN)
@@ -203,6 +216,9 @@ cdef class MetaQueue:
             return b""
         out = PyBytes_FromStringAndSize(<char *>self._out, <Py_ssize_t>self._out_size)
         self.bytes_out += self._out_size
+        if self._sample_us == 0:                # one round trip at a time is measured: the first request of a write
+            self._sample = self._taken
+            self._sample_us = _now_us()
         self._taken = self._tail
         self._out_size = 0
         if self._out_capacity > 1 << 18:        # a large value went through: do not keep its room for ever
@@ -248,6 +264,22 @@ cdef class MetaQueue:
         self._drop_reading()
         self._drop()
 
+    def reopen(self, reason):
+        """The other side ended a connection that had worked: everything that waits is UNKNOWN, as it may have been sent;
+        what is asked from now on waits for the next connection, within its time limit."""
+        self.failure = reason
+        if self.state == ST_UP:
+            self._taken = self._tail
+            self._drop_reading()
+            self._new_generation()              # before anything is asked: tokens of the ended connection are void
+            self.state = ST_OPENING
+            self._drop()
+
+    cdef void _new_generation(self) noexcept:
+        global _generation_last
+        _generation_last += 1
+        self.generation = _generation_last
+
     def close(self):
         """The end: what waits is answered as by fail(), everything after it is DOWN."""
         self.state = ST_CLOSED
@@ -265,9 +297,16 @@ cdef class MetaQueue:
         self.timeouts += 1
         self._fatal("no answer within the time limit")
 
+    def roundtrips(self):
+        """Measured round trips: (seconds in all, counts per bucket of ROUNDTRIP_BOUNDS_S and one above).
+
+        One request per write is measured, from the write to its answer, and only while no other one is.
+        """
+        return self._roundtrip_sum_us / 1e6, tuple([self._roundtrips[i] for i in range(10)])
+
     @property
     def opening_first(self):
-        """True while requests wait for the first connection."""
+        """True while requests wait for a connection."""
         return self.state == ST_OPENING
 
     @property
@@ -390,6 +429,7 @@ cdef class MetaQueue:
 
     cdef void _drop_reading(self) noexcept:
         self._probe = 0
+        self._sample_us = 0
         self._reading = READ_LINE
         self._line_size = 0
         self._value = None
@@ -525,7 +565,6 @@ cdef class MetaQueue:
 
     cdef int _probe_line(self, const uint8_t *line, size_t size) except -1:
         # A new connection: STORED for the credentials, then MN, then it counts as up.
-        global _generation_last
         if self._probe == PROBE_CREDENTIALS:
             if size != 6 or memcmp(line, "STORED", 6):
                 return self._broken(f"credentials refused: {_shown(line, size)}")
@@ -536,8 +575,7 @@ cdef class MetaQueue:
         self._probe = 0
         if self.state == ST_CLOSED:
             return 0
-        _generation_last += 1
-        self.generation = _generation_last
+        self._new_generation()
         self.connections += 1
         self.failure = None
         self.state = ST_UP
@@ -552,7 +590,16 @@ cdef class MetaQueue:
     cdef int _deliver(self) except -1:
         cdef fr_mc_slot *slot = &self._slots[self._head & self._mask]
         cdef Reply reply = self._reply
+        cdef uint64_t took_us
+        cdef int bucket = 0
         self._reply = None
+        if self._sample_us and slot.sequence == self._sample:
+            took_us = _now_us() - self._sample_us
+            self._sample_us = 0
+            self._roundtrip_sum_us += took_us
+            while bucket < 9 and took_us > _ROUNDTRIP_BOUNDS_US[bucket]:
+                bucket += 1
+            self._roundtrips[bucket] += 1
         self._head += 1
         return self._resolve(slot, reply)
 

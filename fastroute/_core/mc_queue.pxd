@@ -48,12 +48,16 @@ cdef class MetaQueue:
     # statistics
     cdef readonly uint64_t requests, unknown, down, busy, timeouts, protocol_errors, connections, stale_tokens
     cdef readonly uint64_t server_errors, bytes_out, bytes_in
+    cdef uint64_t _sample, _sample_us   # the request whose round trip is measured, and when it was sent; 0: none
+    cdef uint64_t _roundtrip_sum_us
+    cdef uint64_t _roundtrips[10]
 
     cdef object _done(self, Reply first, Reply reply, bint pair)
     cdef int _admit(self, int slots, size_t size) except -1
     cdef object _push(self, int kind, bint pair_first, Reply first, bint waits, object key, uint64_t now_ms)
     cdef int _drop(self) except -1
     cdef void _drop_reading(self) noexcept
+    cdef void _new_generation(self) noexcept
     cdef uint8_t *_put_check(self, uint8_t *p) noexcept
     cdef int _resolve(self, fr_mc_slot *slot, Reply reply) except -1
     cdef int _broken(self, str reason) except -1

@@ -16,6 +16,7 @@ VALUE_BYTES_MAX: Final[int]
 IN_FLIGHT_MAX: Final[int]
 QUEUED_BYTES_MAX: Final[int]
 TIMEOUT_MS: Final[int]
+ROUNDTRIP_BOUNDS_S: Final[tuple[float, ...]]
 
 @final
 class Inlet:
@@ -61,6 +62,8 @@ class MetaQueue:
     def bytes_out(self) -> int: ...
     @property
     def bytes_in(self) -> int: ...
+    def roundtrips(self) -> tuple[float, tuple[int, ...]]: ...
+    def reopen(self, reason: str) -> None: ...
     @property
     def opening_first(self) -> bool: ...
     @property

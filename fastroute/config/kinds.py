@@ -303,15 +303,36 @@ class Workers(Kind):
         return value
 
 
+@dataclass(frozen=True)
 class SecretText(Kind):
-    """Where a secret comes from; resolved by secrets.py."""
+    """Where a secret comes from; resolved by secrets.py. `empty`: "" stands for none."""
 
+    empty: bool = False
     accepted = '"env:NAME", "file:PATH" or the secret itself'
 
-    def convert(self, value: Any) -> str:
-        if not isinstance(value, str) or not value:
+    def convert(self, value: Any) -> str | None:
+        if not isinstance(value, str) or not (value or self.empty):
             raise Mistake(self.accepted)
-        return value
+        return value or None
+
+
+@dataclass(frozen=True)
+class SwitchOr(Kind):
+    """true, false, or a table that becomes a struct."""
+
+    struct: type[msgspec.Struct]
+
+    @property
+    def accepted(self) -> str:  # type: ignore[override]
+        keys = ", ".join(f"{info.encode_name} = ..." for info in msgspec.structs.fields(self.struct))
+        return f"true, false or {{ {keys} }}"
+
+    def convert(self, value: Any) -> Any:
+        if isinstance(value, bool):
+            return value
+        if not isinstance(value, dict):
+            raise Mistake(self.accepted)
+        return build(self.struct, value)
 
 
 def written(rule: KeyRule) -> str:

@@ -133,7 +133,18 @@ def _resolve(raw: Config, environment: Mapping[str, str] | None) -> Config:
             raise mistake.below("identity_secret") from None
     zone = ZoneConfig(name=raw.zone.name or raw.fleet, size_bytes=raw.zone.size_bytes)
     workers = raw.workers or usable_cores()
-    return msgspec.structs.replace(raw, secret=tuple(ring), identity_secret=identity, zone=zone, workers=workers)
+    store = raw.store
+    if store is not None and store.password is not None:
+        try:
+            password = resolve_secret(
+                str(store.password), name="password", environment=environment, weakest=True
+            )  # still text here
+        except Mistake as mistake:
+            raise mistake.below("store", "password") from None
+        store = msgspec.structs.replace(store, password=password)
+    return msgspec.structs.replace(
+        raw, secret=tuple(ring), identity_secret=identity, zone=zone, workers=workers, store=store
+    )
 
 
 def _rebind(config: Config, binds: Mapping[str, Sequence[str]]) -> Config:
@@ -216,6 +227,7 @@ def _has_literal_secret(text: str) -> bool:
     table = tomllib.loads(text)
     entries = [
         table.get("identity_secret", "env:"),
+        store.get("password", "env:") if isinstance(store := table.get("store"), dict) else "env:",
         *(lambda s: s if isinstance(s, list) else [s])(table.get("secret", "env:")),
     ]
     return any(isinstance(entry, str) and not entry.startswith(("env:", "file:")) for entry in entries)

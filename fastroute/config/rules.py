@@ -1,7 +1,7 @@
 """What must hold between the keys of a configuration, beyond what each accepts alone (kinds.py).
 
-Pure functions over a built Config; the only thing asked of the machine is whether an address is its own. A rule
-yields the key path it speaks of, so that the reader can name the line.
+Pure functions over a built Config; the only things asked of the machine are whether an address is its own and whether a
+named file can be read. A rule yields the key path it speaks of, so that the reader can name the line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from fastroute._core.dialects import build_ring, check_options
 from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
-from fastroute.config.schema import Config, PoolConfig
+from fastroute.config.schema import Config, PoolConfig, StoreConfig
 from fastroute.errors import UsageError
 from fastroute.model import Server, parse_address
 
@@ -34,6 +34,9 @@ def mistakes(config: Config) -> Iterator[Finding]:
     for name, pool in config.pools.items():
         for path, message in _pool_mistakes(pool):
             yield ("pools", name, *path), message
+    if config.store is not None:
+        for path, message in _store_mistakes(config.store):
+            yield ("store", *path), message
     yield from _binds(config)
     yield from _loops(config)
     if not config.secret:
@@ -44,6 +47,19 @@ def mistakes(config: Config) -> Iterator[Finding]:
                     'set secret = "env:FASTROUTE_SECRET" (at least 32 bytes) at the top of the file'
                 )
                 yield ("pools", name, "sticky"), message
+
+
+def _store_mistakes(store: StoreConfig) -> Iterator[Finding]:
+    if bool(store.username) != (store.password is not None):
+        yield ("username",), "username and password of the store: accepted are both or none"
+    if isinstance(store.tls, bool):
+        return
+    for key in ("ca", "certificate", "key"):
+        path = getattr(store.tls, key)
+        if path and not os.access(path, os.R_OK):
+            yield ("tls",), f"tls.{key}: the file {quote(path)} cannot be read"
+    if store.tls.key and not store.tls.certificate:
+        yield ("tls",), "tls.key belongs to a tls.certificate, which is missing"
 
 
 def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:

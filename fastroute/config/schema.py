@@ -31,6 +31,7 @@ from fastroute.config.kinds import (
     SecretText,
     Section,
     Size,
+    SwitchOr,
     Text,
     Token,
     Whole,
@@ -60,6 +61,7 @@ __all__ = [
     "SlowStartConfig",
     "StickyConfig",
     "StoreConfig",
+    "StoreTls",
     "ZoneConfig",
 ]
 
@@ -85,6 +87,15 @@ class ZoneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     size_bytes: Annotated[int, Size(1 << 20, 1 << 40)] = named(default=64 << 20, name="size")
 
 
+class StoreTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """tls = { ... } of [store]: paths of PEM files."""
+
+    ca: Annotated[str, Text()] = ""
+    """Who signs the nodes' certificates; empty: the system's authorities."""
+    certificate: Annotated[str, Text()] = ""
+    key: Annotated[str, Text()] = ""
+
+
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[store]: the memcached nodes that the fleet agrees through."""
 
@@ -93,9 +104,10 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timeout_s: Annotated[float, Duration()] = named(default=0.05, name="timeout")
     near_ttl_s: Annotated[float, Duration(0)] = named(default=2.0, name="near_ttl")
     watch: Annotated[bool, Later((False,)), Flag()] = False
-    tls: Annotated[Any, Later((False,)), Flag()] = False
-    username: Annotated[str, Later(("",)), Text()] = ""
-    password: Annotated[str, Later(("",)), SecretText()] = ""
+    tls: Annotated[bool | StoreTls, SwitchOr(StoreTls)] = False
+    username: Annotated[str, Text()] = ""
+    password: Annotated[Secret | None, SecretText(empty=True)] = None
+    """Of memcached -Y."""
 
 
 class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

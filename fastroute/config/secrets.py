@@ -19,13 +19,16 @@ DISTINCT_BYTES_MIN = 8
 """A random key of 32 bytes has about 30 different ones; fewer than 8 is a placeholder such as 000... or changeme."""
 
 
-def resolve_secret(source: str, *, name: str = "secret", environment: Mapping[str, str] | None = None) -> Secret:
+def resolve_secret(
+    source: str, *, name: str = "secret", environment: Mapping[str, str] | None = None, weakest: bool = False
+) -> Secret:
     """The secret that `source` names.
 
     Args:
         source: "env:NAME", "file:PATH" (mode 0600 or stricter) or the secret itself.
         name: the key of the configuration, for messages.
         environment: defaults to the process's own.
+        weakest: of another's making, such as a password: any length but none is accepted.
 
     Raises:
         Mistake: nothing there, too short, too long, a placeholder, or a file that others can read.
@@ -38,7 +41,7 @@ def resolve_secret(source: str, *, name: str = "secret", environment: Mapping[st
             state = "is empty" if text is not None else "is not set"
             raise Mistake(
                 f"{name}: the environment variable {quote(variable)} {state}; "
-                f"set it to at least {SECRET_BYTES_MIN} random bytes",
+                + ("set it" if weakest else f"set it to at least {SECRET_BYTES_MIN} random bytes"),
                 whole=True,
             )
         value, origin = text.encode("utf-8", "surrogateescape"), f"the environment variable {quote(variable)}"
@@ -46,6 +49,12 @@ def resolve_secret(source: str, *, name: str = "secret", environment: Mapping[st
         value, origin = _read(source[5:], name), quote(source)
     else:
         value, origin = source.encode(), "the text"
+    if weakest:
+        if not 1 <= len(value) <= SECRET_BYTES_MAX:
+            raise Mistake(
+                f"{name}: {origin} holds {len(value)} bytes; accepted are 1 to {SECRET_BYTES_MAX}", whole=True
+            )
+        return Secret(value)
     if not SECRET_BYTES_MIN <= len(value) <= SECRET_BYTES_MAX:
         raise Mistake(
             f"{name}: {origin} holds {len(value)} bytes; accepted are {SECRET_BYTES_MIN} to "

@@ -84,6 +84,20 @@ class NodeStatistics:
     attempts_failed: int
     bytes_out: int
     bytes_in: int
+    state: str
+    """ "idle", "connecting", "up", "away", "probing" or "closed"; see NodeConnection.state."""
+    trips: int
+    """How often a late answer ended a connection."""
+    trips_in_a_row: int
+    """Of these, since there was a stable connection."""
+    roundtrip_sum_s: float
+    roundtrip_counts: tuple[int, ...]
+    """Per bucket of fastroute._core.mc_queue.ROUNDTRIP_BOUNDS_S and one above; one request per write is measured."""
+
+    @property
+    def roundtrips(self) -> int:
+        """How many round trips were measured."""
+        return sum(self.roundtrip_counts)
 
 
 class MemcacheNode:
@@ -158,6 +172,7 @@ class MemcacheNode:
     def statistics(self) -> NodeStatistics:
         """The node's counters and state now."""
         codec = self.codec
+        roundtrip_sum_s, roundtrip_counts = codec.roundtrips()
         return NodeStatistics(
             name=self.name,
             up=codec.up,
@@ -177,6 +192,11 @@ class MemcacheNode:
             attempts_failed=self.connection.attempts_failed,
             bytes_out=codec.bytes_out,
             bytes_in=codec.bytes_in,
+            state=self.connection.state,
+            trips=self.connection.trips,
+            trips_in_a_row=self.connection.trips_in_a_row,
+            roundtrip_sum_s=roundtrip_sum_s,
+            roundtrip_counts=roundtrip_counts,
         )
 
     # ------------------------------------------------------------------ requests

@@ -5,11 +5,19 @@ What it is not: it does not know keys (client.py) or other nodes (cluster.py).
 
 Rules of this file
 - Nobody waits for a node that is known to be away: requests are answered DOWN until a new connection answered a probe.
-  Only before the first connection do they wait, within their time limit.
+- They wait, within their time limit, before the first connection, and while a connection that the other side ended is
+  made again: an ended connection says nothing about the node. A refused or unanswered attempt does.
 - One write per turn of the event loop carries everything that was asked in it.
 - One coarse timer watches the oldest request; all have the same time limit, so the oldest is due first. What is late
   ends the connection: its answer, when it comes after all, finds nobody to be given to.
 - One task per node makes connections, one at a time, with growing, jittered pauses: a restarted store is not stormed.
+  Names are resolved anew for each.
+
+The circuit. One late answer opens it: the answer to a late request costs the connection in any case, so that the first
+request that is late is the only batch that waits. The half-open state is one attempt at a time with one probe in it,
+which now has to come back within a request's time limit: a node that accepts but answers late (a stopped process, a
+path with more delay than the limit, a black hole behind a proxy) stays out. A node that answers probes and is late
+again with requests, TRIPS_MAX times without a stable connection between, is tried every 5 s instead of every second.
 """
 
 from __future__ import annotations
@@ -38,6 +46,12 @@ RECONNECT_PAUSE_JITTER_RATIO = 0.5
 """Pauses are drawn from (1 - ratio .. 1) of their length, so that a fleet does not come back in one burst."""
 STABLE_S = 5.0
 """A connection that lived this long resets the pauses; one that always breaks at once does not."""
+TRIPS_MAX = 3
+"""So many time limits missed without a stable connection between: answering probes proves nothing any more."""
+RECONNECT_PAUSE_TRIPPED_S = 5.0
+"""Longest pause then. Each try costs the requests of one time limit: with the default of 50 ms, 1 % of the time."""
+REOPEN_LIVED_S = 1.0
+"""A connection that lived this long is made again at once when the other side ends it, and requests wait for it."""
 TICKS_PER_TIMEOUT = 5
 """The watch looks this often per time limit: a request ends between 1.0 and 1.2 time limits."""
 GRACE_S = 0.001
@@ -70,6 +84,7 @@ class NodeConnection:
         self._where = where
         self._tls = tls
         self._username, self._password = username, password
+        self._timeout_s = timeout_s
         self._tick_s = timeout_s / TICKS_PER_TIMEOUT
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -77,7 +92,11 @@ class NodeConnection:
         self._timer: asyncio.TimerHandle | None = None
         self._late = False
         self._tried: asyncio.Event = asyncio.Event()
+        self._probing = False
+        self._timeouts_seen = 0
         self.attempts_failed = 0
+        self.trips = 0
+        self.trips_in_a_row = 0
         codec.attach(_no_loop, _no_loop, self.start, self._came_up, self._failed)
 
     def start(self) -> None:
@@ -131,22 +150,31 @@ class NodeConnection:
         assert self._loop is not None
         pause_s = RECONNECT_PAUSE_MIN_S
         while True:
-            began_s = self._loop.time()
             link = await self._connect()
             self._tried.set()
             if link is not None:
+                up_s = self._loop.time()
                 await asyncio.shield(link.lost)
-                if self._loop.time() - began_s >= STABLE_S:
-                    pause_s = RECONNECT_PAUSE_MIN_S
+                if self._loop.time() - up_s >= STABLE_S:
+                    pause_s, self.trips_in_a_row = RECONNECT_PAUSE_MIN_S, 0
+                if self.codec.timeouts != self._timeouts_seen:
+                    self._timeouts_seen = self.codec.timeouts
+                    self.trips += 1
+                    self.trips_in_a_row += 1
+                elif self.codec.opening_first:
+                    continue
             await asyncio.sleep(pause_s * (1 - RECONNECT_PAUSE_JITTER_RATIO * random.random()))  # noqa: S311
-            pause_s = min(2 * pause_s, RECONNECT_PAUSE_MAX_S)
+            flaps = self.trips_in_a_row >= TRIPS_MAX
+            pause_s = min(2 * pause_s, RECONNECT_PAUSE_TRIPPED_S if flaps else RECONNECT_PAUSE_MAX_S)
 
     async def _connect(self) -> _Link | None:
         # One attempt: connect, say hello, wait for the answer. None when it failed; the codec knows why.
         assert self._loop is not None
         loop = self._loop
+        began_s = loop.time()
         hello = self.codec.hello(self._username, self._password)
         link = self._link = _Link(self, self.codec, loop)
+        self._probing = True
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 if isinstance(self._where, str):
@@ -155,10 +183,17 @@ class NodeConnection:
                 else:
                     host, port = self._where
                     await loop.create_connection(lambda: link, host, port, ssl=self._tls)
-                assert link.transport is not None
-                link.transport.write(hello)
-                await link.came_up
-                return link
+            assert link.transport is not None
+            link.transport.write(hello)
+            left_s = began_s + CONNECT_TIMEOUT_S - loop.time()
+            if self.trips_in_a_row:  # half-open: what is late again with a probe would be late with requests
+                left_s = min(left_s, self._timeout_s + GRACE_S)
+            await asyncio.wait([link.came_up], timeout=left_s)
+            if not link.came_up.done():
+                raise TimeoutError
+            link.came_up.result()
+            link.up_s = loop.time()
+            return link
         except TimeoutError:
             self._attempt_failed(link, "no connection, or no answer to the probe, within the time limit")
         except Exception as error:  # refused, unreachable, no such name, TLS: whatever it is, the next attempt follows
@@ -166,7 +201,15 @@ class NodeConnection:
         except asyncio.CancelledError:
             link.abort()
             raise
+        finally:
+            self._probing = False
         return None
+
+    @property
+    def state(self) -> str:
+        """ "idle", "connecting" (requests wait), "up", "away", "probing" (away, an attempt is under way), "closed"."""
+        name = ("idle", "connecting", "up", "away", "closed")[self.codec.state]
+        return "probing" if name == "away" and self._probing else name
 
     def _attempt_failed(self, link: _Link, reason: str) -> None:
         self.attempts_failed += 1
@@ -194,7 +237,12 @@ class NodeConnection:
         if link is self._link:
             self._link = None
             if not link.broken:
-                self.codec.fail("closed by the node" if error is None else f"{type(error).__name__}: {error}")
+                reason = "closed by the node" if error is None else f"{type(error).__name__}: {error}"
+                assert self._loop is not None
+                if link.up_s and self._loop.time() - link.up_s >= REOPEN_LIVED_S:
+                    self.codec.reopen(reason)
+                else:
+                    self.codec.fail(reason)
 
     # ------------------------------------------------------------------ requests
 
@@ -237,6 +285,7 @@ class _Link(asyncio.Protocol):
     def __init__(self, owner: NodeConnection, codec: MetaCodec, loop: asyncio.AbstractEventLoop) -> None:
         self.transport: asyncio.Transport | None = None
         self.paused = False
+        self.up_s = 0.0  # when it had answered its probe
         self._descriptor = -1  # for direct sends; none over TLS
         self.broken = False  # the codec has already been told, or told us
         self.lost: asyncio.Future[None] = loop.create_future()

@@ -19,7 +19,7 @@ from fastroute._core.zone import Zone
 from fastroute.affinity import Affinity
 from fastroute.affinity.base import identity_of
 from fastroute.clock import Clock
-from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyConfig
+from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyConfig, StoreTls
 from fastroute.errors import ConfigError
 from fastroute.health.load_probe import LoadProbe
 from fastroute.proxy.forward import SlowPath
@@ -99,6 +99,9 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
                     list(config.store.memcached),
                     copies=config.store.copies,
                     timeout=config.store.timeout_s,
+                    tls=_tls(config.store.tls),
+                    username=config.store.username or None,
+                    password=config.store.password.decode() if config.store.password is not None else None,
                     watch=config.store.watch,
                 )
                 await parts.stack.enter_async_context(parts.store)
@@ -108,6 +111,13 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
         await parts.aclose()
         raise
     return parts
+
+
+def _tls(tls: bool | StoreTls) -> bool | dict[str, str]:
+    """The configuration's tls as Memcached takes it."""
+    if isinstance(tls, bool):
+        return tls
+    return {name: path for name in ("ca", "certificate", "key") if (path := getattr(tls, name))}
 
 
 async def _open_pool(

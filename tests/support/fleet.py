@@ -108,18 +108,25 @@ def start_replica(
     on: str = "cookie:sid",
     more: str = "",
     pool_more: str = "",
+    store_more: str = "",
+    store_timeout: str = "2s",
+    sticky_more: str = "",
+    secret: str | list[str] = "a secret for tests of at least 32 bytes",
+    zone_size: str = "8MiB",
 ) -> Process:
     """`fastroute serve` with this configuration, accepting when this returns."""
     # A starved test machine can hold a process up for longer than the default 50 ms: that is not what is tested here.
-    store = f'[store]\nmemcached = {memcached!r}\ntimeout = "2s"\n' if memcached else ""
+    store = f'[store]\nmemcached = {memcached!r}\ntimeout = "{store_timeout}"\n{store_more}' if memcached else ""
     servers = "".join(f'[[pools.app.servers]]\nname = "up-{p}"\naddress = "127.0.0.1:{p}"\n' for p in upstream_ports)
     config = directory / f"{name}.toml"
     config.write_text(
-        f'secret = "a secret for tests of at least 32 bytes"\nidentity_secret = "another one of at least 32 bytes!!"\n'
-        f'workers = {workers}\nzone = {{ name = "{zone}", size = "8MiB" }}\n{more}\n{store}'
+        f"secret = {secret!r}\n"
+        f'identity_secret = "another one of at least 32 bytes!!"\n'
+        f'workers = {workers}\nzone = {{ name = "{zone}", size = "{zone_size}" }}\n{more}\n{store}'
         f'[listeners.web]\nbind = "127.0.0.1:{port}"\npool = "app"\n'
         f"[listeners.web.limits]\nrequests_per_connection = 0\n"
-        f'[pools.app]\npolicy = "round-robin"\n{pool_more}\n{servers}[pools.app.sticky]\non = "{on}"\nttl = "30m"\n'
+        f'[pools.app]\npolicy = "round-robin"\n{pool_more}\n{servers}'
+        f'[pools.app.sticky]\non = "{on}"\nttl = "30m"\n{sticky_more}'
     )
     replica = Process([sys.executable, "-m", "fastroute", "serve", "-c", str(config)], directory / f"{name}.log")
     try:

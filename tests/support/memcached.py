@@ -18,6 +18,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from types import TracebackType
@@ -51,12 +52,17 @@ class Memcached:
     Args:
         arguments: further memcached arguments, such as ("-m", "1") or ("-Y", path).
         unix_path: listen on this unix socket instead of a port.
+        tls_ca: file of the CA that signed its certificate, where `arguments` start it with TLS.
         start: False leaves the process to start(), with the port reserved by number only.
     """
 
-    def __init__(self, *arguments: str, unix_path: str | None = None, start: bool = True) -> None:
+    def __init__(
+        self, *arguments: str, unix_path: str | None = None, start: bool = True, tls_ca: str | None = None
+    ) -> None:
         self.arguments = arguments
         self.unix_path = unix_path
+        self.tls_ca = tls_ca
+        self.host = "127.0.0.1"
         self.port = 0 if unix_path else free_port()
         self.process: subprocess.Popen[bytes] | None = None
         if start:
@@ -64,7 +70,7 @@ class Memcached:
 
     @property
     def address(self) -> str:
-        return f"unix:{self.unix_path}" if self.unix_path else f"127.0.0.1:{self.port}"
+        return f"unix:{self.unix_path}" if self.unix_path else f"{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -78,7 +84,7 @@ class Memcached:
     def start(self) -> None:
         """Start it and return when it answers."""
         assert not self.alive, "already started"
-        where = ["-s", self.unix_path] if self.unix_path else ["-l", "127.0.0.1", "-p", str(self.port), "-U", "0"]
+        where = ["-s", self.unix_path] if self.unix_path else ["-l", self.host, "-p", str(self.port), "-U", "0"]
         who = ["-u", getpass.getuser()] if os.geteuid() == 0 else []
         self.process = subprocess.Popen(  # stderr is inherited: why it did not start belongs into the test's output
             [memcached_binary(), *where, *who, "-t", "2", *self.arguments],
@@ -122,7 +128,7 @@ class Memcached:
     def connect(self, timeout_s: float = 5.0) -> socket.socket:
         """A blocking connection to it."""
         if self.unix_path is None:
-            return socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
+            return socket.create_connection((self.host, self.port), timeout=timeout_s)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout_s)
         try:
@@ -132,9 +138,15 @@ class Memcached:
             raise
         return connection
 
+    def _speak(self) -> socket.socket:
+        connection = self.connect()
+        if self.tls_ca is None:
+            return connection
+        return ssl.create_default_context(cafile=self.tls_ca).wrap_socket(connection, server_hostname=self.host)
+
     def command(self, line: str, *, end: bytes = b"\r\n") -> bytes:
         """Send one text command on a connection of its own; read until the answer ends with `end`."""
-        with self.connect() as connection:
+        with self._speak() as connection:
             connection.sendall(line.encode() + b"\r\n")
             answer = b""
             while not answer.endswith(end):

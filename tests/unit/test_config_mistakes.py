@@ -251,9 +251,6 @@ LATER = [
     ('pool = "app"', 'pool = "app"\ntimeouts.tunnel_idle = "1h"'),
     ("[store]", "[store]\ncopies = 2"),
     ("[store]", "[store]\nwatch = true"),
-    ("[store]", "[store]\ntls = true"),
-    ("[store]", '[store]\nusername = "u"'),
-    ("[store]", '[store]\npassword = "file:p"'),
     ("[pools.app]", "[pools.app]\nretry.budget = 0.2"),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
     ("[pools.app]", "[pools.app]\noutlier.consecutive = 5"),
@@ -277,6 +274,33 @@ def test_key_of_a_later_version_is_refused_as_such(old, new):
     error = refused(GOOD.replace(old, new, 1))
     assert "not available in this version yet" in str(error)
     assert error.line is not None
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ('tls = "yes"', "true, false or {"),
+        ('tls = { cert = "x" }', "unknown key"),
+        ('tls = { ca = "/nonexistent.pem" }', "cannot be read"),
+        ('tls = { key = "/dev/null" }', "certificate, which is missing"),
+        ('username = "u"', "both or none"),
+        ('password = "p"', "both or none"),
+        ('username = "u"\npassword = "env:NOT_THERE"', "NOT_THERE"),
+    ],
+)
+def test_store_options_that_cannot_work_are_refused(added, message):
+    error = refused(GOOD.replace("[store]", f"[store]\n{added}", 1))
+    assert message in str(error)
+    assert error.line is not None
+
+
+def test_a_store_takes_tls_and_a_short_password():
+    text = GOOD.replace("[store]", '[store]\ntls = { ca = "/dev/null" }\nusername = "u"\npassword = "env:WORD"', 1)
+    config = loads(text, environment={"WORD": "pa55"}).config
+    assert config.store.tls.ca == "/dev/null"
+    assert config.store.password == b"pa55"
+    assert "pa55" not in repr(config.store)
+    assert loads(GOOD.replace("[store]", "[store]\ntls = true", 1)).config.store.tls is True
 
 
 @pytest.mark.parametrize("policy", ["random", "least-connections", "two-choices", "peak-ewma", "prequal"])

@@ -1,0 +1,101 @@
+"""What users of a fleet notice when something of it breaks: real balancers, servers and memcached, killed and stopped.
+
+The load goes on all the time. Users of the first half are known to every replica, the others to one. Times are not
+judged here (the machine may be starved): docs/design/faults.md has them, from benchmarks/faults.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.fault_scenarios import SCENARIOS, run
+from tests.support.faults import Crowd, Report, Rig
+from tests.support.shared import shared
+
+HOLD_S = 0.8
+IN_FLIGHT = 16
+"""Requests that the crowd has under way at a time: so many may fail when the balancer they went to is killed."""
+
+RigMaker = Callable[..., Rig]
+
+
+@pytest.fixture
+def make_rig(tmp_path: pathlib.Path) -> Iterator[RigMaker]:
+    rigs: list[Rig] = []
+
+    def make(**named: object) -> Rig:
+        rigs.append(Rig(tmp_path, **named).__enter__())  # type: ignore[arg-type]
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()
+
+
+async def suffer(make_rig: RigMaker, name: str) -> Report:
+    scenario = SCENARIOS[name]
+    rig = make_rig(ways=scenario.ways, node_arguments=scenario.node_arguments, nodes=scenario.nodes)
+    crowd = Crowd(rig.ports, users=120, hints=False)
+    try:
+        return await run(rig, crowd, scenario, hold_s=HOLD_S, before_s=0.3, after_s=0.3)
+    finally:
+        crowd.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "store killed and returned",
+        "store paused",
+        "store restarted",
+        "store flushed",
+        "store evicting",
+        "one replica partitioned",
+        "one replica 200 ms away",
+    ],
+)
+async def test_a_store_that_fails_costs_no_request_and_moves_nobody_who_is_known(make_rig: RigMaker, name: str) -> None:
+    report = await suffer(make_rig, name)
+    assert (report.failed, report.failures) == (0, {})
+    assert (report.moved_all, report.split_all) == (0, 0), "users known to every replica"
+    assert report.moved_one_at_home == 0, "users known to the replica they reach"
+    assert report.answered_by_moves == 0
+
+
+@pytest.mark.parametrize("name", ["server killed", "server killed while the store is away"])
+async def test_a_killed_server_costs_no_request_and_its_users_move_once_and_never_back(
+    make_rig: RigMaker, name: str
+) -> None:
+    report = await suffer(make_rig, name)
+    assert (report.failed, report.failures) == (0, {})
+    assert (report.moved_all, report.split_all, report.moved_one_at_home) == (0, 0, 0), "users of the other servers"
+    assert report.answered_by_moves <= 1, "each user of the killed one: one change of server, and no way back"
+
+
+@pytest.mark.parametrize("name", ["replica killed and returned", "worker killed"])
+async def test_a_killed_balancer_costs_what_was_under_way_in_it_and_moves_nobody(make_rig: RigMaker, name: str) -> None:
+    report = await suffer(make_rig, name)
+    assert report.failed <= IN_FLIGHT, report.failures
+    assert (report.moved_all, report.split_all, report.moved_one, report.split_one) == (0, 0, 0, 0)
+    assert report.answered_by_moves == 0
+
+
+async def test_5000_users_who_come_first_through_four_balancers_at_once_are_not_split(make_rig: RigMaker) -> None:
+    rig = make_rig(replicas=4, workers=2, store_timeout="2s")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(shared("tools", "agree.py")),
+        *("--replicas", ",".join(f"127.0.0.1:{port}" for port in rig.ports)),
+        *("--sessions", "5000", "--tasks", "50"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    tally = json.loads(out)
+    assert process.returncode == 0, tally
+    assert (tally["sessions"], tally["split"], tally["moved"]) == (5000, 0, 0)
