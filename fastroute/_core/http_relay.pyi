@@ -1,48 +1,11 @@
 import asyncio
-from collections.abc import Callable
-from typing import Protocol, final
+from typing import final
 
-from fastroute._core.http_upstream import Lines, ServerLine, Sink, Upstream
-from fastroute._core.http_wire import Engine
-from fastroute._core.pool import Pool
-from fastroute._core.router import Router
-from fastroute._core.selection import Selection
-from fastroute._core.token import TokenCodec
-from fastroute.config.schema import ListenerLimits, ListenerTimeouts
-
-class _Slow(Protocol):
-    def route(self, downstream: Downstream, epoch: int, key: bytes, hint: tuple[int, int, int] | None) -> None: ...
-    def move(self, downstream: Downstream, epoch: int, selection: Selection, timed_out: bool) -> None: ...
-    def connect(self, downstream: Downstream, epoch: int, line: ServerLine) -> None: ...
+from fastroute._core.http_attempt import Attempt
+from fastroute._core.http_terms import Terms
 
 @final
-class Relay:
-    def __init__(
-        self,
-        engine: Engine,
-        lines: Lines,
-        router: Router,
-        slow: _Slow,
-        *,
-        limits: ListenerLimits,
-        timeouts: ListenerTimeouts,
-        attempts: int,
-        key_kind: str = "",
-        key_name: str = "",
-        codec: TokenCodec | None = None,
-        ttl_s: float = 0,
-        cookie_attributes: str = "",
-        trusts: Callable[[str], bool] | None = None,
-        debug: bool = False,
-    ) -> None: ...
-    @property
-    def engine(self) -> Engine: ...
-    @property
-    def lines(self) -> Lines: ...
-    @property
-    def router(self) -> Router: ...
-    @property
-    def pool(self) -> Pool: ...
+class Relay(Terms):
     @property
     def connections(self) -> set[Downstream]: ...
     def make(self) -> Downstream: ...
@@ -50,13 +13,6 @@ class Relay:
     def abort(self) -> None: ...
 
 @final
-class Downstream(Sink, asyncio.Protocol):
+class Downstream(Attempt, asyncio.Protocol):
     def __init__(self, relay: Relay) -> None: ...
-    def routed(self, epoch: int, selection: Selection) -> None: ...
-    def unrouted(self, epoch: int, status: int) -> None: ...
-    def connected(self, epoch: int, upstream: Upstream) -> bool: ...
-    def connect_failed(self, epoch: int, timed_out: bool) -> None: ...
-    def unconnected(self, epoch: int, status: int) -> None: ...
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
-    def data_received(self, data: bytes) -> None: ...
-    def eof_received(self) -> bool | None: ...

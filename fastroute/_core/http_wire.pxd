@@ -2,6 +2,7 @@
 # counters) and the wire, one TCP or unix connection with direct sends, back-pressure flags and one time limit.
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from fastroute._core.base cimport fr_clock
 from fastroute._core.http_head cimport fr_head
 
@@ -29,6 +30,12 @@ cdef extern from "fr_wheel.h" nogil:
     void fr_wheel_arm(fr_wheel *wheel, fr_timer *timer, uint64_t deadline_ms) noexcept
     void fr_timer_disarm(fr_timer *timer) noexcept
     void fr_timer_remove(fr_timer *timer) noexcept
+
+# Monotonic nanoseconds, exact: for latencies.
+cdef inline uint64_t fr_now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 # What is counted, per proxy. Names are the keys of Engine.counters().
 ctypedef struct fr_counts:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastroute._core.http_relay import Relay
+from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_upstream import Lines
 from fastroute._core.http_wire import Engine
 from fastroute._core.pool import Pool
@@ -197,14 +198,17 @@ def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engin
         parts.lines,
         parts.router,
         parts.slow,
+        Sticky(
+            engine,
+            kind=kind,
+            name=sticky.cookie.name if sticky and kind == "insert" else rule.name if rule else "",
+            codec=parts.codec,
+            ttl_s=sticky.ttl_s if sticky else 0,
+            cookie_attributes=_cookie_attributes(sticky) if sticky else "",
+        ),
         limits=listener.limits,
         timeouts=listener.timeouts,
         attempts=parts.config.retry.attempts,
-        key_kind=kind,
-        key_name=sticky.cookie.name if sticky and kind == "insert" else rule.name if rule else "",
-        codec=parts.codec,
-        ttl_s=sticky.ttl_s if sticky else 0,
-        cookie_attributes=_cookie_attributes(sticky) if sticky else "",
         trusts=trust_of(listener.trusted_proxies),
         debug=config.debug_headers,
     )

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-from fastroute._core.http_relay import Downstream
+from fastroute._core.http_attempt import Attempt
 from fastroute._core.http_upstream import Lines, ServerLine
 from fastroute._core.router import Router
 from fastroute._core.selection import Selection
@@ -82,9 +82,9 @@ class SlowPath:
         self._returns: dict[str, asyncio.TimerHandle] = {}
         self._tell_from_s = 0.0
 
-    def route(self, downstream: Downstream, epoch: int, key: bytes, hint: CookieHint | None) -> None:
+    def route(self, request: Attempt, epoch: int, key: bytes, hint: CookieHint | None) -> None:
         """Ask the affinity for the key's server."""
-        work = self._route(downstream, epoch, key, hint)
+        work = self._route(request, epoch, key, hint)
         if not self._at_once:
             self._start(work)
             return
@@ -94,13 +94,13 @@ class SlowPath:
             return
         self._start(_finish(_Rest(work, waits_for)))
 
-    def move(self, downstream: Downstream, epoch: int, selection: Selection, timed_out: bool) -> None:
+    def move(self, request: Attempt, epoch: int, selection: Selection, timed_out: bool) -> None:
         """The selection's server could not be reached: bind its key to another one."""
-        self._start(self._move(downstream, epoch, selection, timed_out))
+        self._start(self._move(request, epoch, selection, timed_out))
 
-    def connect(self, downstream: Downstream, epoch: int, line: ServerLine) -> None:
+    def connect(self, request: Attempt, epoch: int, line: ServerLine) -> None:
         """Open a connection for the request."""
-        self._start(self._connect(downstream, epoch, line))
+        self._start(self._connect(request, epoch, line))
 
     async def aclose(self) -> None:
         """End what is still waiting."""
@@ -117,32 +117,32 @@ class SlowPath:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _route(self, downstream: Downstream, epoch: int, key: bytes, hint: CookieHint | None) -> None:
+    async def _route(self, request: Attempt, epoch: int, key: bytes, hint: CookieHint | None) -> None:
         try:
             name = self._names.get(hint[0]) if hint else None
             selection = await self._router.route(key, (name, hint[1], hint[2]) if hint and name else None)
         except NoServerAvailable:
-            downstream.unrouted(epoch, 503)
+            request.unrouted(epoch, 503)
         except Exception:
             log.exception("routing failed; this is a bug in fastroute, please report it")
-            downstream.unrouted(epoch, 500)
+            request.unrouted(epoch, 500)
         else:
-            downstream.routed(epoch, selection)
+            request.routed(epoch, selection)
 
-    async def _move(self, downstream: Downstream, epoch: int, selection: Selection, timed_out: bool) -> None:
+    async def _move(self, request: Attempt, epoch: int, selection: Selection, timed_out: bool) -> None:
         kind = ConnectTimeout if timed_out else ConnectError
         evidence = kind("could not be reached", server=selection.server.name)
         try:
             moved = await self._router.move(selection, evidence)
         except NoServerAvailable:
-            downstream.unrouted(epoch, 503)
+            request.unrouted(epoch, 503)
         except Exception:
             log.exception("moving a binding failed; this is a bug in fastroute, please report it")
-            downstream.unrouted(epoch, 500)
+            request.unrouted(epoch, 500)
         else:
-            downstream.routed(epoch, moved)
+            request.routed(epoch, moved)
 
-    async def _connect(self, downstream: Downstream, epoch: int, line: ServerLine) -> None:
+    async def _connect(self, request: Attempt, epoch: int, line: ServerLine) -> None:
         self._lines.count_connect()
         try:
             upstream = await open_upstream(line, self._connect_s)
@@ -150,16 +150,16 @@ class SlowPath:
             self._lines.count_connect_failure()
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in OWN_ERRORS:
                 self._tell_own(error)
-                downstream.unconnected(epoch, 503)
+                request.unconnected(epoch, 503)
                 return
             self._refused(error)
-            downstream.connect_failed(epoch, isinstance(error, ConnectTimeout))
+            request.connect_failed(epoch, isinstance(error, ConnectTimeout))
         except Exception:
             log.exception("connecting failed; this is a bug in fastroute, please report it")
-            downstream.connect_failed(epoch, False)
+            request.connect_failed(epoch, False)
         else:
             self._passive.accepted(line.server.name if line.server else "")
-            if not downstream.connected(epoch, upstream):
+            if not request.connected(epoch, upstream):
                 line.adopt(upstream)
 
     def _tell_own(self, error: ConnectError) -> None:

@@ -1,0 +1,355 @@
+"""The request's way to a server: which one, over which connection, and what happens when that fails.
+
+Not here: reading it (http_reading), the response (http_relay), what waits (Python: fastroute.proxy.forward opens connections
+and asks the affinity; it is called only when the near answer or an idle connection is missing).
+
+    phase     NONE -> [ROUTING] -> [CONNECTING] -> SENT -> NONE
+
+A request whose server is known near and has an idle connection runs from its head to the send without leaving C.
+
+Rules of this file:
+- A request is tried again only if nothing of an answer came and either nothing was sent, or it is idempotent and all of it
+  is still at hand (RFC 9110, 9.2.2). A bound one is moved first: written before it is forwarded.
+- `epoch` names the request: every answer of the slow path carries it and is ignored when the request is another one.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.string cimport memset
+
+from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
+from fastroute._core.http_head cimport (
+    FR_BODY_LENGTH,
+    FR_BODY_NONE,
+    FR_METHOD_DELETE,
+    FR_METHOD_GET,
+    FR_METHOD_HEAD,
+    FR_METHOD_OPTIONS,
+    FR_METHOD_PUT,
+    fr_head,
+)
+from fastroute._core.http_reading cimport (
+    FR_PHASE_CONNECTING, FR_PHASE_NONE, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, Reading
+)
+from fastroute._core.http_sticky cimport FR_KEY_INSERT
+from fastroute._core.http_terms cimport Terms
+from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Upstream
+from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear
+from fastroute._core.selection cimport Selection, make_selection
+
+cdef extern from "fr_forward.h" nogil:
+    ctypedef struct fr_forward_request:
+        const uint8_t *cookie
+        size_t cookie_size
+        const uint8_t *peer
+        size_t peer_size
+        int trusted
+        int tls
+    void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how) noexcept
+    int fr_max_forwards(const uint8_t *data, const fr_head *head) noexcept
+
+cdef str REASON_NEAR = "affinity-near"
+cdef str REASON_POLICY = "policy"
+
+
+cdef class Attempt(Reading):
+    """One client connection whose requests find servers."""
+
+    cdef void answer(self, int status, bint end) noexcept:
+        pass
+
+    cdef void cut(self) noexcept:
+        pass
+
+    cdef Py_ssize_t begin(self, const uint8_t *data, const fr_head *head, Py_ssize_t more) noexcept:
+        cdef Terms terms = self.terms
+        cdef fr_out *out = &self.engine.out
+        cdef fr_forward_request how
+        cdef Py_ssize_t used = 0
+        self.epoch += 1
+        self.served += 1
+        self.engine.counts.requests += 1
+        self.is_head = head.method == FR_METHOD_HEAD
+        self.http10 = head.minor == 0
+        self.idempotent = (head.method == FR_METHOD_GET or head.method == FR_METHOD_HEAD or head.method == FR_METHOD_PUT
+                           or head.method == FR_METHOD_DELETE or head.method == FR_METHOD_OPTIONS)
+        self.client_keeps = self.keep = head.keep_alive
+        if terms.requests_per_connection and self.served >= terms.requests_per_connection:
+            self.engine.counts.limit_requests_per_connection += 1
+            self.keep = False
+        self.head_sent = self.head_flushed = self.refreshed = False
+        self.binding.has_token = self.binding.fresh_token = self.binding.touch = self.binding.bound = self.binding.hint = False
+        self.selection = None
+        self.tried_count = self.attempts = self.swallowed = 0
+        self.body = head.body
+        self.expects = head.expect_continue
+        self.body_bytes = 0
+        self.request_complete = head.body == FR_BODY_NONE or (head.body == FR_BODY_LENGTH and head.content_length == 0)
+        self.state = FR_READ_HOLD if self.request_complete else FR_READ_BODY
+        if head.body == FR_BODY_LENGTH and terms.body_bytes_max and head.content_length > terms.body_bytes_max:
+            self.engine.counts.limit_body += 1
+            self.refuse(413)
+            return more
+        if fr_max_forwards(data, head) == 0:
+            self.answer(200, not self.request_complete)
+            return 0
+        how.trusted = self.trusted
+        how.tls = 0
+        how.peer = <const uint8_t *>PyBytes_AS_STRING(self.peer)
+        how.peer_size = PyBytes_GET_SIZE(self.peer)
+        how.cookie = terms.sticky.own_cookie(&how.cookie_size)
+        fr_out_clear(out)
+        fr_write_request(out, data, head, &how)
+        if not self.request_complete:
+            used = self.first_of_body(head, data + head.head_size, more)
+            if used < 0:
+                return more
+        if self.request_complete:
+            self.disarm()
+        else:
+            self.arm(terms.body_ms)
+        if out.failed:
+            self.refuse(503)
+            return more
+        self.request = PyBytes_FromStringAndSize(<const char *>out.data, out.size)
+        fr_out_clear(out)
+        self._route(data, head)
+        return used
+
+    cdef void go_on(self, const uint8_t *data, Py_ssize_t size, bint last) noexcept:
+        self.request = None
+        self.up.more(data, size, last)
+
+    cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept:
+        """Find the request's key, and its server if that is known near."""
+        cdef Terms terms = self.terms
+        cdef const uint8_t *key = NULL
+        cdef Py_ssize_t size
+        cdef fr_near near
+        cdef int status, slot
+        self.key = None
+        self.reason = REASON_POLICY
+        size = terms.sticky.find(data, head, self.peer, self.trusted, &self.binding, &key)
+        if size:
+            self.key = PyBytes_FromStringAndSize(<const char *>key, size)
+        elif terms.sticky.kind == FR_KEY_INSERT:
+            # A client without a usable cookie of ours: the policy decides, and the cookie is the binding's first form.
+            slot = terms.pool.pick(NULL, 0)
+            if slot < 0:
+                self.answer(503, not self.request_complete)
+                return
+            terms.sticky.invent(&self.binding)
+            self._go(slot)
+            return
+        else:
+            key = NULL
+        status = terms.router.near(key, size, &near)
+        if status == FR_NEAR_NONE:
+            self.answer(503, not self.request_complete)
+        elif status == FR_NEAR_MISS or (status == FR_NEAR_HIT and self.binding.hint and near.term == self.binding.token.term
+                                        and near.generation < self.binding.token.generation):
+            if not self._wait(FR_PHASE_ROUTING):
+                return
+            try:
+                terms.slow.route(self, self.epoch, self.key,
+                                 (self.binding.token.server_digest, self.binding.token.term, self.binding.token.generation)
+                                 if self.binding.hint else None)
+            except Exception:
+                self.answer(500, not self.request_complete)
+        else:
+            self.binding.term, self.binding.generation = near.term, near.generation
+            if status == FR_NEAR_HIT:
+                self.binding.bound = True
+                self.binding.touch = near.wants_touch
+                self.reason = REASON_NEAR
+            self._go(near.slot)
+
+    cdef bint _wait(self, int phase) noexcept:
+        """The request waits for something slow; False: too many do, and it was answered."""
+        self.phase = phase
+        if not self.waiting:
+            if self.terms.lines.pending >= self.terms.lines.pending_max > 0:
+                self.engine.counts.limit_pending += 1
+                self.count_out(False)  # no fault of the server's
+                self.answer(503, not self.request_complete)
+                return False
+            self.waiting = True
+            self.terms.lines.pending += 1
+        if not self.request_complete:
+            self.hold()
+            self.disarm()
+        return True
+
+    cdef void waited(self) noexcept:
+        if self.waiting:
+            self.waiting = False
+            self.terms.lines.pending -= 1
+
+    cdef void _go(self, int slot) noexcept:
+        """Send the request to the server in this slot, over an idle connection if there is one."""
+        cdef Upstream up
+        self.slot = slot
+        self.terms.pool.begin(slot)
+        self.begun = True
+        self.started_ns = fr_now_ns()
+        try:
+            self.line = self.terms.lines.line(slot)
+            if not self.refreshed:
+                while True:
+                    up = self.line.take(not self.idempotent)
+                    if up is None:
+                        break
+                    if up.begin(self, self.request, self.is_head, self.request_complete) == 0:
+                        self._sent(up)
+                        return
+            if self._wait(FR_PHASE_CONNECTING):
+                self.terms.slow.connect(self, self.epoch, self.line)
+        except Exception as error:
+            self.unexpected(error)
+
+    cdef void _sent(self, Upstream up) noexcept:
+        self.waited()
+        self.up = up
+        self.phase = FR_PHASE_SENT
+        if self.binding.touch:
+            self.binding.touch = False
+            try:
+                self.terms.router.touch_soon(self.key)
+            except Exception as error:
+                self.report(error)
+        if up.writing_paused:
+            self.hold()
+        elif not self.request_complete:
+            self.unhold()
+            self.arm(self.terms.body_ms)
+            self.consume_kept()  # nothing, when the caller is still reading: it goes on by itself
+
+    cdef void count_out(self, bint failed) noexcept:
+        if self.begun:
+            self.begun = False
+            self.terms.pool.end(self.slot, failed, self.latency_ns)
+        self.latency_ns = 0
+
+    cdef void _try_another(self, int status) noexcept:
+        """The chosen server failed and nothing was executed: choose another one, or answer with status."""
+        cdef const uint8_t *key = NULL
+        cdef Py_ssize_t size = 0
+        cdef int slot
+        if self.attempts >= self.terms.attempts_max:
+            self.answer(status, not self.request_complete)
+            return
+        self.tried[self.tried_count] = <uint16_t>self.slot
+        self.tried_count += 1
+        self.attempts += 1
+        self.refreshed = False
+        self.engine.counts.retries += 1
+        if self.binding.bound:
+            try:
+                selection = self.selection
+                if selection is None:
+                    selection = make_selection(self.terms.pool, self.line.server, self.slot, REASON_NEAR, self.key,
+                                               self.binding.term, self.binding.generation)
+                if self._wait(FR_PHASE_ROUTING):
+                    self.terms.slow.move(self, self.epoch, selection, status == 504)
+            except Exception as error:
+                self.unexpected(error)
+            return
+        if self.key is not None:
+            key, size = <const uint8_t *>PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key)
+        slot = self.terms.pool.pick_other(key, size, self.tried, self.tried_count)
+        if slot < 0:
+            self.engine.counts.retries_failed += 1
+            self.answer(status, not self.request_complete)
+        else:
+            self._go(slot)
+
+    cdef void on_fail(self, int how, bint reused) noexcept:
+        self.up = None
+        if self.head_flushed:
+            self.cut()
+            return
+        fr_out_clear(&self.engine.out)
+        self.head_sent = False  # it had not left yet
+        if how == FR_FAIL_CLOSED and self.request is not None and self.idempotent and not self.closed:
+            self.count_out(not reused)
+            if not reused:
+                self.swallowed += 1
+            # A fresh connection that ends unanswered may have executed the request: no more often than configured.
+            if self.swallowed <= self.terms.attempts_max:
+                if not self.refreshed and (reused or self.binding.bound):
+                    # The server closed an idle connection as we wrote, or went away: a fresh connection tells which.
+                    self.refreshed = True
+                    self.engine.counts.retries += 1
+                    self._go(self.slot)
+                    return
+                if not self.binding.bound:
+                    self._try_another(502)
+                    return
+        self.answer(504 if how == FR_FAIL_TIMEOUT else 502, not self.request_complete)
+
+    cdef void on_flow(self, bint paused) noexcept:
+        if self.state != FR_READ_BODY:
+            return
+        if paused:
+            self.hold()
+            self.disarm()
+        else:
+            self.unhold()
+            self.arm(self.terms.body_ms)
+            self.consume_kept()
+
+    cdef void unexpected(self, error) noexcept:
+        self.report(error)
+        if self.head_sent:
+            self.cut()
+        else:
+            self.answer(500, not self.request_complete)
+
+    cdef void report(self, error) noexcept:
+        try:
+            self.engine.loop.call_exception_handler({"message": "fastroute: unexpected error in the relay", "exception": error})
+        except Exception:
+            pass
+
+    # ---- what the slow path calls ------------------------------------------------------------------------------
+
+    def routed(self, uint64_t epoch, Selection selection not None):
+        """The affinity's answer."""
+        if epoch != self.epoch or self.phase != FR_PHASE_ROUTING:
+            return
+        self.selection, self.reason = selection, selection.reason
+        self.binding.term, self.binding.generation = selection.term, selection.generation
+        self.binding.bound = selection.term != 0
+        self._go(selection.slot)
+
+    def unrouted(self, uint64_t epoch, int status):
+        """No server, or no answer: `status` goes to the client."""
+        if epoch == self.epoch and self.phase == FR_PHASE_ROUTING:
+            if self.attempts:
+                self.engine.counts.retries_failed += 1
+            self.answer(status, not self.request_complete)
+
+    def connected(self, uint64_t epoch, Upstream upstream not None):
+        """A fresh connection; False: nobody waits for it any more."""
+        if epoch != self.epoch or self.phase != FR_PHASE_CONNECTING:
+            return False
+        if (not upstream.closed and not upstream.eof
+                and upstream.begin(self, self.request, self.is_head, self.request_complete) == 0):
+            self._sent(upstream)
+        else:  # it ended before anything was sent: as good as a refusal
+            upstream.abort(False)
+            self.connect_failed(epoch, False)
+        return True
+
+    def connect_failed(self, uint64_t epoch, bint timed_out):
+        """The server could not be reached; nothing was sent."""
+        if epoch != self.epoch or self.phase != FR_PHASE_CONNECTING:
+            return
+        self.count_out(True)
+        self._try_another(504 if timed_out else 502)
+
+    def unconnected(self, uint64_t epoch, int status):
+        """No connection, and not for the server's sake: `status` goes to the client."""
+        if epoch == self.epoch and self.phase == FR_PHASE_CONNECTING:
+            self.count_out(False)
+            self.answer(status, not self.request_complete)

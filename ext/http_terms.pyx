@@ -1,0 +1,43 @@
+"""One listener's settings in the form in which the compiled connections read them.
+
+Not here: what is done with them. Rules of this file: times in milliseconds, 0 is no limit; nothing changes after __init__.
+"""
+
+from libc.stdint cimport uint64_t
+
+from fastroute._core.http_sticky cimport Sticky
+from fastroute._core.http_upstream cimport Lines
+from fastroute._core.http_wire cimport Engine
+from fastroute._core.router cimport Router
+
+
+cdef class Terms:
+    """Settings of one listener.
+
+    Args:
+        engine, lines, router: what connections work with.
+        slow: object with route(request, epoch, key, hint), move(request, epoch, selection, timed_out) and
+            connect(request, epoch, line); none waits. hint: None or (server digest, term, generation).
+        sticky: where keys stand.
+        limits, timeouts: fastroute.config.schema.ListenerLimits and ListenerTimeouts.
+        attempts: beyond the first, per request.
+        trusts: callable address -> bool for peers whose forwarded fields count, or None.
+        debug: responses say X-Fastroute.
+    """
+
+    def __init__(self, Engine engine, Lines lines, Router router, slow, Sticky sticky not None, *, limits, timeouts, attempts,
+                 trusts=None, debug=False):
+        self.engine, self.lines, self.router, self.pool, self.slow = engine, lines, router, router.pool, slow
+        self.sticky = sticky
+        self.limits.request_line_bytes = limits.request_line_bytes
+        self.limits.head_bytes = limits.head_bytes
+        self.limits.fields = limits.fields
+        self.limits.method_bytes = limits.method_bytes
+        self.body_bytes_max = limits.body_bytes
+        self.connections_max, self.connections_per_client = limits.connections, limits.connections_per_client
+        self.requests_per_connection = limits.requests_per_connection
+        self.head_ms = <uint64_t>(timeouts.head_s * 1000)
+        self.body_ms = <uint64_t>(timeouts.body_s * 1000)
+        self.idle_ms = <uint64_t>(timeouts.idle_s * 1000)
+        self.attempts_max = min(attempts, 7)
+        self.trusts, self.debug = trusts, debug

@@ -1,0 +1,50 @@
+# http_attempt: one request on its way to a server: routed, connected, sent, and tried again where that is safe.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from fastroute._core.http_head cimport fr_head
+from fastroute._core.http_reading cimport Reading
+from fastroute._core.http_sticky cimport fr_binding
+from fastroute._core.http_upstream cimport ServerLine, Upstream
+
+cdef class Attempt(Reading):
+    cdef bytes peer                     # address as text
+    cdef bint trusted                   # its forwarded fields count
+    cdef bint keep                      # the connection goes on after this answer
+    cdef bint client_keeps              # the client expects it to
+    cdef uint32_t served                # requests of this connection
+    # The present request.
+    cdef uint64_t epoch                 # names it: slow answers to an earlier one are not ours
+    cdef bytes request                  # all bytes for the server so far; None once more of the body went after them
+    cdef bytes key                      # affinity key; None: none
+    cdef object selection               # of the slow path, or None
+    cdef object reason                  # str
+    cdef Upstream up
+    cdef ServerLine line
+    cdef fr_binding binding
+    cdef uint64_t started_ns, latency_ns
+    cdef uint16_t tried[8]
+    cdef int tried_count, attempts, slot, out_body
+    cdef int swallowed                  # fresh connections that took the request and ended unanswered
+    cdef bint begun                     # counted in by the pool
+    cdef bint waiting                   # counted by Lines.pending
+    cdef bint expects, is_head, idempotent, http10, refreshed
+    cdef bint head_sent                 # the response head was written,
+    cdef bint head_flushed              # and has left: nothing can be tried again
+
+    cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
+    cdef bint _wait(self, int phase) noexcept
+    cdef void _go(self, int slot) noexcept
+    cdef void _sent(self, Upstream up) noexcept
+    cdef void _try_another(self, int status) noexcept
+    # It waits no more.
+    cdef void waited(self) noexcept
+    # Count it out of the pool, if it is in.
+    cdef void count_out(self, bint failed) noexcept
+    # An exception that nobody expected: told to the event loop, and the request fails.
+    cdef void unexpected(self, error) noexcept
+    cdef void report(self, error) noexcept
+
+    # What the layer above gives its meaning.
+    # Answer in the server's place. end: the connection ends, for the request was not read whole or not understood.
+    cdef void answer(self, int status, bint end) noexcept
+    # The response cannot be finished: make that visible.
+    cdef void cut(self) noexcept

@@ -1,0 +1,47 @@
+# http_sticky: what a request says of the server it belongs to, and what a response tells the client of it: the affinity
+# key, the balancer's own signed cookie, and keys that servers hand out. One Sticky per listener, one binding per request.
+cimport cython
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from fastroute._core.http_head cimport fr_head
+from fastroute._core.http_wire cimport Engine, fr_out
+from fastroute._core.router cimport Router
+from fastroute._core.token cimport TokenCodec, fr_token
+
+# Where the affinity key of a request comes from.
+cdef enum:
+    FR_KEY_NONE = 0
+    FR_KEY_INSERT = 1                   # the balancer's own signed cookie
+    FR_KEY_COOKIE = 2                   # the application's cookie: learned from its Set-Cookie too
+    FR_KEY_HEADER = 3
+    FR_KEY_CLIENT_IP = 4
+
+# What binds the present request.
+ctypedef struct fr_binding:
+    fr_token token                      # the client's, or its new one
+    uint64_t term                       # of the decision that the request follows; 0: none
+    uint32_t generation
+    bint bound                          # by a record: elsewhere only after a move
+    bint touch                          # the record wants its expiry slid
+    bint has_token                      # the client brought a cookie of ours that counts
+    bint fresh_token                    # it gets its first one with this answer
+    bint hint                           # the cookie's server, term and generation count too
+
+@cython.final
+cdef class Sticky:
+    cdef Engine engine
+    cdef TokenCodec codec               # with FR_KEY_INSERT
+    cdef int kind
+    cdef uint32_t ttl_minutes
+    cdef bytes name                     # of the cookie or field
+    cdef bytes set_cookie               # what follows the token in Set-Cookie
+    # Size of the request's key, 0: it has none; *key points into the head, the peer or the binding.
+    cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes peer, bint trusted, fr_binding *binding, const uint8_t **key) noexcept
+    # A new user's token: nobody can guess its key or term.
+    cdef void invent(self, fr_binding *binding) noexcept
+    # The balancer's cookie as the relay hides it from servers and servers may not set it; size 0: there is none.
+    cdef const uint8_t *own_cookie(self, size_t *size) noexcept
+    # Set-Cookie, when it is due; digest: of the server that answers.
+    cdef void put_cookie(self, fr_out *out, fr_binding *binding, uint64_t digest) noexcept
+    # Bind the keys that this response hands out, `key` being the request's own. Raises what the router raises.
+    cdef bint _verify(self, const uint8_t *text, Py_ssize_t size, fr_binding *binding) noexcept
+    cdef int learn(self, Router router, const uint8_t *data, const fr_head *head, bytes key, int slot) except -1
