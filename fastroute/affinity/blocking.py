@@ -20,7 +20,7 @@ from fastroute._core.selection import Selection
 from fastroute._core.zone import Zone
 from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard
 from fastroute.affinity.base import AffinityBase
-from fastroute.affinity.record import Record
+from fastroute.affinity.copies import touch
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheError
 from fastroute.memcache.client import HIT, MISS
@@ -61,6 +61,7 @@ class Affinity(AffinityBase):
         zone: Zone | None = None,
         near_ttl: float | str = "2s",
         clock: Clock = SYSTEM,
+        max_lifetime: float | str = 0,
     ) -> None:
         super().__init__(
             stored=store is not None,
@@ -71,6 +72,7 @@ class Affinity(AffinityBase):
             zone=zone,
             near_ttl=near_ttl,
             clock=clock,
+            max_lifetime=max_lifetime,
         )
         self.store = store
 
@@ -111,28 +113,16 @@ class Affinity(AffinityBase):
     def _renew_soon(self, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:
             return
-        binder = self._binders[view]
-        try:
-            reply = self.store.get(self._name(view, fingerprint), binder.ttl_s)
-        except MemcacheError:
-            return  # the near entry's next verification slides it
-        record = Record.unpack(reply.value) if reply.status == HIT else None
-        if record is not None:
-            binder.confirm(fingerprint, record)
+        binder, name = self._binders[view], self._name(view, fingerprint)
+        homes = self._homes(name)
+        decision = _finish(self._drive(name, homes, touch(binder.ttl_s, homes=len(homes))))
+        self.statistics.touches += 1
+        if decision.record is not None:
+            binder.confirm(fingerprint, decision.record)
 
     def touch_soon(self, view: AffinityView, key: bytes) -> None:
         """Give the record its full lifetime in the store; one round trip, once per key that was seen a second time."""
         self._renew_soon(view, view.fingerprint(key))
-
-    async def unbind(self, view: AffinityView, key: bytes) -> None:
-        """Forget the key, near and in the store."""
-        fingerprint = view.fingerprint(key)
-        view.remove(fingerprint)
-        if self.store is not None:
-            reply = self.store.get(self._name(view, fingerprint))
-            if reply.status == HIT:
-                self.store.delete(self._name(view, fingerprint), reply.token)
-            view.remove(fingerprint)  # what another thread or process read in between
 
 
 class Router:
@@ -162,10 +152,6 @@ class Router:
         """Another server for a selection whose server failed."""
         return _finish(self._router.move(selection, evidence))
 
-    def release(self, key: str | bytes) -> None:
-        """End the key's binding everywhere.
-
-        Raises:
-            MemcacheError: the store could not be asked; the zone has forgotten the key all the same.
-        """
-        _finish(self._router.release(key))
+    def release(self, key: str | bytes) -> str:
+        """End the key's binding everywhere; see fastroute.Router.release."""
+        return _finish(self._router.release(key))
