@@ -3,8 +3,8 @@
     offset 0 version u8 | 1 flags u8 | 2 pool epoch u16 | 4 generation u32 | 8 term u64
            16 server id u64 (XXH64 of its name) | 24 writer id u32 | 28 minute stamp u32
 
-    flags: the second (0..59) within the stamp's minute. Pool epoch: 0; the order of nodes needs no number in the record,
-    since the list that decides is configured on every replica (Memcached, previous_nodes).
+    flags: the second (0..59) within the stamp's minute. Pool epoch: 0; the order of nodes needs no number in the
+    record, since the list that decides is configured on every replica (Memcached, previous_nodes).
 
 (term, generation) names one decision: the term is drawn at the first assignment, the generation grows with each move.
 The term's upper 26 bits are the second of that first assignment (wrapping after two years), the lower 38 are random: so
