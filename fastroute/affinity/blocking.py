@@ -3,13 +3,16 @@
 The router's and the affinity's coroutines are the same lines as on an event loop; here nothing in them ever suspends,
 because `_ask` blocks, so one `send` runs each to its end. What takes one round trip there takes two here (`add`, then
 `gets`): pymemcache speaks the classic commands. The rules are the same: what the read answers is the binding, and a
-compare-and-set token is good only on the run of the server that gave it.
+compare-and-set token is good only on the run of the server that gave it; while no node can be reached, near entries are
+trusted however old they are, and one thread looks for the store's return.
 
 Notes: `route_nowait` and the control plane hold the GIL; several threads may share a Router and an Affinity.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -30,6 +33,11 @@ from fastroute.routing.keys import KeyRule
 __all__ = ["Affinity", "Router"]
 
 T = TypeVar("T")
+
+RETURN_CHECK_S = 0.25
+"""How often the return of a store that is away is looked for; as on an event loop."""
+
+_log = logging.getLogger("fastroute.affinity")
 
 
 def _finish(steps: Coroutine[Any, Any, T]) -> T:
@@ -75,6 +83,9 @@ class Affinity(AffinityBase):
             max_lifetime=max_lifetime,
         )
         self.store = store
+        self._watching = threading.Lock()
+        self._return_watch: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def __enter__(self) -> Affinity:
         return self
@@ -84,6 +95,9 @@ class Affinity(AffinityBase):
 
     def close(self) -> None:
         """Let go of a private zone; a store or zone that was handed in stays open."""
+        self._ended.set()
+        if self._return_watch is not None and self._return_watch.is_alive():
+            self._return_watch.join()  # at most the store's limit for making a connection, per node
         self._close_zone()
 
     def _homes(self, name: bytes) -> Sequence[Home]:
@@ -103,12 +117,37 @@ class Affinity(AffinityBase):
                 slide_s = command.ttl_s
             reply = node.get(name, slide_s)
         except MemcacheDown:
+            self._note_down()
             return Answer(Heard.DOWN)
         except MemcacheError:
             return Answer(Heard.UNKNOWN)
         if reply.status == HIT:
             return Answer(Heard.RECORD, reply.value, reply.token)
         return Answer(Heard.NOTHING if reply.status == MISS else Heard.UNKNOWN)
+
+    def _note_down(self) -> None:
+        """No node can be reached: trust what is near until one can; a thread looks for that, no request does."""
+        if self.store is None or self.store.up_nodes:
+            return
+        with self._watching:
+            for view in self._binders:
+                view.trust_stale = True
+            if self._return_watch is not None and self._return_watch.is_alive():
+                return
+            _log.warning("store: no node answers; bindings come from the zone, new keys get the deterministic answer")
+            self._return_watch = threading.Thread(target=self._watch_return, name="fastroute-store-return", daemon=True)
+            self._return_watch.start()
+
+    def _watch_return(self) -> None:
+        assert self.store is not None
+        while not self._ended.wait(RETURN_CHECK_S):
+            if any(self.store.noop().values()):
+                _log.warning("store: back; bindings are verified, and written again where it lost them")
+                break
+        with self._watching:
+            self._return_watch = None  # who notes the next absence starts another one
+            for view in self._binders:
+                view.trust_stale = False
 
     def _renew_soon(self, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:

@@ -108,12 +108,12 @@ def move(
         best = seen.best
         behind = best is not None and (seen.record is None or best.outranks(seen.record))
         if best is not None and behind and (known is None or not known.outranks(best)):
-            restored = yield from agreement.claim(best, ttl_s, home=seen.acting)
-            if restored.record is None:
-                return restored
+            decision = yield from agreement.claim(best, ttl_s, home=seen.acting)
+            if decision.record is None:  # it went away meanwhile: the next home decides
+                continue
         decision = yield from agreement.move(known, None, successor, usable, first, ttl_s, home=seen.acting)
         if decision.record is None:
-            return decision
+            continue
         written = decision.record
         decision = yield from _settle(decision, ttl_s, homes, seen.acting)
         assert decision.record is not None
@@ -173,21 +173,23 @@ def release(*, homes: int = 1) -> Steps:
 
 def _agree(candidate: Record, ttl_s: int, full_ttl_s: int, homes: int) -> Steps:
     """What claim and renew are over several homes: what stands, else what followers know, else the candidate."""
-    seen = yield from _look(homes, full_ttl_s)
-    if seen.acting < 0:
-        return seen.nobody
-    if seen.record is not None and not candidate.outranks(seen.record):
-        kind = Kind.WON if seen.record.same_decision(candidate) else Kind.ADOPTED
-        return Decision(kind, seen.record, seen.token)
-    wanted, lifetime_s = candidate, ttl_s
-    if seen.best is not None and not candidate.outranks(seen.best):
-        wanted, lifetime_s = seen.best, full_ttl_s
-    decision = yield from agreement.claim(wanted, lifetime_s, full_ttl_s=full_ttl_s, home=seen.acting)
-    if decision.record is None:
-        return decision
-    if decision.kind is Kind.WON and not decision.record.same_decision(candidate):
-        decision = Decision(Kind.ADOPTED, decision.record, decision.token)
-    return (yield from _settle(decision, lifetime_s, homes, seen.acting, fresh=seen.best is None))
+    for _ in range(homes):  # a home that goes away meanwhile leaves the decision to the next
+        seen = yield from _look(homes, full_ttl_s)
+        if seen.acting < 0:
+            return seen.nobody
+        if seen.record is not None and not candidate.outranks(seen.record):
+            kind = Kind.WON if seen.record.same_decision(candidate) else Kind.ADOPTED
+            return Decision(kind, seen.record, seen.token)
+        wanted, lifetime_s = candidate, ttl_s
+        if seen.best is not None and not candidate.outranks(seen.best):
+            wanted, lifetime_s = seen.best, full_ttl_s
+        decision = yield from agreement.claim(wanted, lifetime_s, full_ttl_s=full_ttl_s, home=seen.acting)
+        if decision.record is None:
+            continue
+        if decision.kind is Kind.WON and not decision.record.same_decision(candidate):
+            decision = Decision(Kind.ADOPTED, decision.record, decision.token)
+        return (yield from _settle(decision, lifetime_s, homes, seen.acting, fresh=seen.best is None))
+    return decision
 
 
 def _look(homes: int, ttl_s: int, *, all_of_them: bool = False) -> Generator[Command, Answer, _Seen]:

@@ -298,6 +298,11 @@ class Memcached:
             node.name, node.credentials, node.value_bytes_max = name, self._credentials, self._value_bytes_max
             self._nodes.append(node)
 
+    @property
+    def up_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that were reached the last time they were asked, or have not been asked yet."""
+        return tuple([name for name, away_s in zip(self.names, self._away_until_s, strict=True) if not away_s])
+
     def close(self) -> None:
         """Close the connections that are in the pools; the next request makes new ones."""
         for node in self._nodes:
@@ -419,6 +424,7 @@ class Memcached:
                 with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
                     connection.ready()
                     connection.exchange(b"mn\r\n", read_word({b"MN": HIT}))
+                self._away_until_s[index] = 0.0
                 answers[name] = True
             except (MemcacheDown, MemcacheUnknown, MemcacheProtocolError):
                 answers[name] = False
