@@ -12,7 +12,7 @@ Rules of this file:
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -28,6 +28,8 @@ from fastroute.errors import UsageError
 
 cdef enum:
     ZONE_SLOTS = 65536                  # zone slots are 16 bits
+    TERM_RANDOM_BITS = 38               # fastroute/affinity/record.py: above them the second the term was drawn in
+    TERM_SECONDS_MASK = 0x3FFFFFF
     SLIDE_SHIFT = 6                     # an expiry may lag by 1/64 of the lifetime: a write per key and 28 s at 30 m
 
 BUSY = "busy"
@@ -60,13 +62,14 @@ cdef class AffinityView:
         ttl_s: sliding idle lifetime of a binding, > 0.
         once_s: the same for a key that was seen once only.
         near_ttl_s: how long an entry confirmed by the store is trusted; 0 without a store.
+        max_lifetime_s: an entry whose term is that old is not used near (it ends); 0: no limit. See set_wall.
 
     Raises:
         UsageError: hash_key of another length, or a lifetime that is not positive.
     """
 
     def __cinit__(self, Pool pool not None, AffinityTable table not None, str fleet not None, bytes hash_key not None, *,
-                  double ttl_s, double once_s=60.0, double near_ttl_s=0.0):
+                  double ttl_s, double once_s=60.0, double near_ttl_s=0.0, double max_lifetime_s=0.0):
         if PyBytes_GET_SIZE(hash_key) != 16:
             raise UsageError(f"hash_key has {len(hash_key)} bytes; 16 are needed")
         if not (ttl_s > 0 and once_s > 0 and near_ttl_s >= 0):
@@ -78,6 +81,8 @@ cdef class AffinityView:
         self.once_ticks = min(fr_ticks_of_ms(<uint64_t>(once_s * 1000)), self.ttl_ticks)
         self.slide_ticks = self.ttl_ticks >> SLIDE_SHIFT
         self.near_ticks = fr_ticks_of_ms(<uint64_t>(near_ttl_s * 1000))
+        self.lifetime_s = <uint32_t>max(1.0, max_lifetime_s) if max_lifetime_s > 0 else 0
+        self.wall_minus_clock_s = 0
         self.trust_stale = False
         self.pool_slot_of = <uint16_t *>malloc(ZONE_SLOTS * sizeof(uint16_t))
         if self.pool_slot_of == NULL:
@@ -102,6 +107,8 @@ cdef class AffinityView:
         slot = self.pool_slot_of[found.slot]
         if slot == FR_NO_SLOT or not self.pool.takes_bound(slot):
             return FR_NEAR_MISS
+        if self.lifetime_s and self.age_s(found.term) >= self.lifetime_s:
+            return FR_NEAR_MISS
         if self.near_ticks == 0 or self.trust_stale:
             # Slide the expiry, but only when it lags: reads of a busy key stay reads.
             if (found.flags & FR_BIND_ONCE) or found.expires_tick - now + self.slide_ticks < self.ttl_ticks:
@@ -114,6 +121,11 @@ cdef class AffinityView:
         out.term = found.term
         out.generation = found.generation
         return FR_NEAR_HIT
+
+    cdef uint32_t age_s(self, uint64_t term) noexcept:
+        cdef int64_t wall_s = <int64_t>(fr_now_ms(&self.clock) // 1000) + self.wall_minus_clock_s
+        cdef uint64_t age = (<uint64_t>wall_s - (term >> TERM_RANDOM_BITS)) & TERM_SECONDS_MASK
+        return <uint32_t>age if age <= TERM_SECONDS_MASK >> 1 else 0
 
     cdef _binding(self, const fr_binding *found, uint32_t now):
         cdef Binding binding = Binding.__new__(Binding)
@@ -179,6 +191,10 @@ cdef class AffinityView:
     def set_manual_ms(self, uint64_t now_ms):
         """Hold the view's clock still at now_ms (0: the machine's clock again); for tests."""
         self.clock.manual_ms = now_ms
+
+    def set_wall(self, int64_t wall_s):
+        """Tell the view the wall clock's seconds; only a view with a max_lifetime_s uses them."""
+        self.wall_minus_clock_s = wall_s - <int64_t>(fr_now_ms(&self.clock) // 1000)
 
     def fingerprint(self, bytes key not None) -> bytes:
         """The 16-byte keyed digest under which this key is bound, in the zone and in the store."""

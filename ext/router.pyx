@@ -2,9 +2,10 @@
 
 `Router` knows affinity through a protocol, not an import: an object with
     attach(pool) -> AffinityView        the pool's view of the near table
+                                        (attach(pool, on_failure="fail") for a router that does not move)
     async bind(view, key, hint)         -> Bound(slot, reason, term, generation)
-    async rebind(view, key, failed_slot, term, generation) -> Bound
-    async unbind(view, key)
+    async rebind(view, key, failed_slot, term, generation, evidence) -> Bound
+    async unbind(view, key)             -> "released", "absent" or "moved"
     touch_soon(view, key), learn(view, key, slot)    never wait
 fastroute.affinity.Affinity is one; a blocking twin serves fastroute.sync.
 
@@ -35,7 +36,8 @@ cdef class Router:
         affinity: what remembers decisions; None for a router without stickiness.
         key: rule that finds the affinity key in a request: "client-ip", "cookie:NAME", "header:NAME", or an object
             with `extract(mapping) -> bytes | None`.
-        on_failure: "move": a bound request whose server fails goes to another one, once for the whole fleet.
+        on_failure: "move": a bound request whose server fails goes to another one, once for the whole fleet. "fail":
+            the key stays bound, and its requests raise NoServerAvailable while its server is down (not: in maintenance).
 
     Raises:
         UsageError: an argument that is not one of these.
@@ -45,8 +47,8 @@ cdef class Router:
     """
 
     def __init__(self, Pool pool not None, *, affinity=None, key="client-ip", on_failure="move"):
-        if on_failure not in ("move",):
-            raise UsageError(f'on_failure {on_failure!r}: accepted is "move"; "fail" is not available in this version yet')
+        if on_failure not in ("move", "fail"):
+            raise UsageError(f'on_failure {on_failure!r}: accepted are "move" and "fail"')
         self.pool, self.affinity, self.on_failure = pool, affinity, on_failure
         if not hasattr(key, "extract"):
             from fastroute.routing.keys import parse_rule  # a pure file above the core, needed by the control plane only
@@ -55,7 +57,7 @@ cdef class Router:
         self.view = None
         if affinity is not None:
             pool.prepare_fallback()
-            self.view = affinity.attach(pool)
+            self.view = affinity.attach(pool) if on_failure == "move" else affinity.attach(pool, on_failure=on_failure)
 
     cdef int near(self, const uint8_t *key, Py_ssize_t size, fr_near *out) noexcept:
         cdef int status
@@ -130,10 +132,11 @@ cdef class Router:
 
         Args:
             selection: what route() gave.
-            evidence: the UpstreamError (or any exception) seen; kept for the log and the explanation.
+            evidence: the UpstreamError (or any exception) of this request's attempt. Anything else, such as a text, is
+                hearsay (a health check): it does not undo a move that another replica made a moment ago.
 
         Raises:
-            NoServerAvailable: no other server can take it.
+            NoServerAvailable: no other server can take it, or on_failure is "fail".
         """
         cdef Selection failed = selection
         cdef uint16_t tried = <uint16_t>failed.slot
@@ -148,13 +151,20 @@ cdef class Router:
                 raise NoServerAvailable(self.pool.name, self.pool.reasons())
             return make_selection(self.pool, self.pool.server_in(slot), slot, PANIC if self.pool.panicking else POLICY, failed.key, 0, 0)
         key = _as_bytes(failed.key)
-        bound = await self.affinity.rebind(self.view, key, failed.slot, failed.term, failed.generation)
+        bound = await self.affinity.rebind(self.view, key, failed.slot, failed.term, failed.generation, evidence)
         return self.selection_of(key, bound)
 
     async def release(self, key):
-        """End the key's binding everywhere; the next request of that key is a new one."""
-        if self.view is not None:
-            await self.affinity.unbind(self.view, _as_bytes(key))
+        """End the key's binding everywhere; the next request of that key is a new one.
+
+        Returns:
+            "released", "absent" (it was not bound), or "moved" (bound anew by somebody meanwhile: that stays).
+
+        Raises:
+            MemcacheDown, MemcacheUnknown: the store could not be asked, or did not answer: the binding may still stand
+                there. The zone has forgotten the key all the same.
+        """
+        return "absent" if self.view is None else await self.affinity.unbind(self.view, _as_bytes(key))
 
     def explain(self, key):
         """Where the key would go now, and why: a fastroute.routing.explain.Explanation. Nothing is counted or changed.

@@ -1,10 +1,11 @@
-"""Claim, renew and move as state machines over values: no I/O, no clock, no randomness of their own.
+"""Claim, renew, move and release on one node, as state machines over values: no I/O, no clock, no randomness.
 
-Each verb is a generator: it yields what to ask of the key's home node, is sent the answer, and returns a Decision.
-A driver (asyncio or blocking) does the I/O. Rules of this file:
+Each verb is a generator: it yields what to ask of one of the key's home nodes, is sent the answer, and returns a
+Decision. A driver (asyncio or blocking) does the I/O. What several nodes that hold copies add is in copies.py, which
+drives these verbs on the home that decides. Rules of this file:
 
-  * The mg reply is the answer, whatever the ms before it said: of two writers both then read the same record.
-  * Unknown is neither won nor lost. A claim is repeated as it is (it is idempotent); a move is re-read first.
+  * The mg reply is the answer, whatever the ms before it said: of two writers both then read the same record (I2).
+  * Unknown is neither won nor lost (I9). A claim is repeated as it is (it is idempotent); a move is re-read first.
   * A compare-and-set uses only a token read on the connection that will carry it; the client refuses others (I6).
   * Same term, higher generation: that record wins and is written up by compare-and-set. In every other difference the
     store's record wins (design, section 5).
@@ -32,9 +33,12 @@ __all__ = [
     "Heard",
     "Kind",
     "Lookup",
+    "Steps",
     "claim",
     "move",
+    "release",
     "renew",
+    "write_over",
 ]
 
 TRIES_MAX = 4
@@ -56,6 +60,8 @@ class Kind(enum.Enum):
     WON = "won"
     ADOPTED = "adopted"
     MOVED = "moved"
+    RELEASED = "released"
+    ABSENT = "absent"
     UNKNOWN = "unknown"
     DOWN = "down"
 
@@ -74,7 +80,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class AddThenGet:
-    """`ms k ME T<ttl>` and `mg k v c` in one write; slide: `mg k v c T<ttl>`, so that what stood gets the lifetime too."""
+    """`ms k ME T<ttl>` and `mg k v c` in one write; slide: `mg k v c T<ttl>`, what stood gets that lifetime too."""
 
     record: bytes
     ttl_s: int
@@ -128,22 +134,25 @@ class Decision:
 
 
 Steps = Generator[Command, Answer, Decision]
+"""A verb in progress."""
 
 
-def claim(candidate: Record, ttl_s: int, *, full_ttl_s: int | None = None) -> Steps:
+def claim(candidate: Record, ttl_s: int, *, full_ttl_s: int | None = None, home: int = 0) -> Steps:
     """Bind an unbound key; one round trip unless something is in the way.
 
     Args:
         candidate: what to write if nothing stands; also a hint (zone, cookie) with the term and generation it carries.
         ttl_s: lifetime of the new record.
-        full_ttl_s: lifetime given when another record must be written up; defaults to ttl_s.
+        full_ttl_s: lifetime given when another record must be written up. Default: ttl_s is the full lifetime, and what
+            stood before is given it too (I8).
+        home: rank of the node.
 
     Returns:
         WON (candidate stands), ADOPTED (another record stands), UNKNOWN or DOWN.
     """
     packed = candidate.pack()
     for _ in range(TRIES_MAX):
-        answer = yield AddThenGet(packed, ttl_s)
+        answer = yield AddThenGet(packed, ttl_s, home, slide=full_ttl_s is None)
         if answer.heard is Heard.DOWN:
             return Decision(Kind.DOWN)
         if answer.heard is not Heard.RECORD:  # expired between the two, refused for memory, or no reply: ask again
@@ -153,19 +162,19 @@ def claim(candidate: Record, ttl_s: int, *, full_ttl_s: int | None = None) -> St
             return Decision(Kind.WON, found, answer.token)
         if found is not None and not candidate.outranks(found):
             return Decision(Kind.ADOPTED, found, answer.token)
-        outcome = yield from _write_over(found, answer.token, candidate, full_ttl_s or ttl_s)
+        outcome = yield from write_over(found, answer.token, candidate, full_ttl_s or ttl_s, home)
         if outcome is not None:
             return outcome
     return Decision(Kind.UNKNOWN)
 
 
-def renew(known: Record, ttl_s: int) -> Steps:
+def renew(known: Record, ttl_s: int, *, home: int = 0) -> Steps:
     """Ask whether a record held near still stands, sliding its expiry; restore it where the store lost it.
 
     Returns:
         WON (it stands, or was restored), ADOPTED (another stands), UNKNOWN or DOWN.
     """
-    answer = yield Lookup(ttl_s)
+    answer = yield Lookup(ttl_s, home)
     if answer.heard is Heard.DOWN:
         return Decision(Kind.DOWN)
     if answer.heard is Heard.UNKNOWN:
@@ -176,8 +185,8 @@ def renew(known: Record, ttl_s: int) -> Steps:
     if found is not None and not known.outranks(found):
         return Decision(Kind.ADOPTED, found, answer.token)
     if answer.heard is Heard.NOTHING:  # restart, flush or eviction: the first to come back with it restores it
-        return (yield from claim(known, ttl_s))
-    outcome = yield from _write_over(found, answer.token, known, ttl_s)
+        return (yield from claim(known, ttl_s, home=home))
+    outcome = yield from write_over(found, answer.token, known, ttl_s, home)
     return outcome or Decision(Kind.UNKNOWN)
 
 
@@ -188,6 +197,8 @@ def move(
     usable: Callable[[Record], bool],
     first: Callable[[], Record],
     ttl_s: int,
+    *,
+    home: int = 0,
 ) -> Steps:
     """Bind a key whose server cannot take it to another one: term kept, generation + 1, once over the whole fleet.
 
@@ -197,6 +208,7 @@ def move(
         usable: may the server of this record take the request, in this replica's view?
         first: the record to claim when nothing stands.
         ttl_s: lifetime of what is written.
+        home: rank of the node.
 
     Returns:
         MOVED (this call's record stands), ADOPTED (somebody's usable record stands), WON (nothing stood; claimed),
@@ -205,13 +217,13 @@ def move(
     current, answer_token = (known, token) if token is not None else (None, None)
     for _ in range(TRIES_MAX):
         if current is None:
-            answer = yield Lookup(ttl_s)
+            answer = yield Lookup(ttl_s, home)
         else:
             ahead = known is not None and known.outranks(current)  # moved while the store was away: no way back (I4)
             if not ahead and usable(current):
                 return Decision(Kind.ADOPTED, current, answer_token)
             wanted = successor(known if known is not None and ahead else current)
-            answer = yield CasThenGet(wanted.pack(), answer_token, ttl_s)
+            answer = yield CasThenGet(wanted.pack(), answer_token, ttl_s, home)
             found = Record.unpack(answer.data) if answer.heard is Heard.RECORD else None
             if found is not None and found.same_decision(wanted):
                 return Decision(Kind.MOVED, found, answer.token)
@@ -221,25 +233,52 @@ def move(
             current, answer_token = None, None
             continue
         if answer.heard is Heard.NOTHING:
-            outcome = yield from claim(successor(known) if known is not None else first(), ttl_s)
+            outcome = yield from claim(successor(known) if known is not None else first(), ttl_s, home=home)
             if outcome.record is None or usable(outcome.record):
                 return outcome
             current, answer_token = outcome.record, outcome.token
             continue
         current, answer_token = Record.unpack(answer.data), answer.token
         if current is None:  # bytes that are no record: replace them
-            outcome = (yield from _write_over(None, answer_token, first(), ttl_s)) or Decision(Kind.UNKNOWN)
+            outcome = (yield from write_over(None, answer_token, first(), ttl_s, home)) or Decision(Kind.UNKNOWN)
             if outcome.record is None or usable(outcome.record):
                 return outcome
             current, answer_token = outcome.record, outcome.token
     return Decision(Kind.UNKNOWN)
 
 
-def _write_over(
-    found: Record | None, token: Any, wanted: Record, ttl_s: int
+def release(*, home: int = 0) -> Steps:
+    """End what is bound now: compare-and-delete of the record that is read first.
+
+    Returns:
+        RELEASED, ABSENT (nothing was bound), MOVED (another decision came in between: it stays, as record), UNKNOWN or
+        DOWN.
+    """
+    bound = None
+    answer = yield Lookup(None, home)
+    for _ in range(TRIES_MAX):
+        if answer.heard is Heard.DOWN:
+            return Decision(Kind.DOWN)
+        if answer.heard is Heard.NOTHING:
+            return Decision(Kind.ABSENT if bound is None else Kind.RELEASED)
+        if answer.heard is Heard.UNKNOWN:
+            answer = yield Lookup(None, home)
+            continue
+        found = Record.unpack(answer.data)
+        if bound is not None and answer.data != bound and found is not None:
+            return Decision(Kind.MOVED, found, answer.token)
+        bound = answer.data
+        answer = yield ExpireThenGet(answer.token, home)
+    if answer.heard is Heard.NOTHING:
+        return Decision(Kind.RELEASED)
+    return Decision(Kind.DOWN if answer.heard is Heard.DOWN else Kind.UNKNOWN)
+
+
+def write_over(
+    found: Record | None, token: Any, wanted: Record, ttl_s: int, home: int = 0
 ) -> Generator[Command, Answer, Decision | None]:
     """Compare-and-set `wanted` over `found` (None: bytes that are no record). None: the caller is to start over."""
-    answer = yield CasThenGet(wanted.pack(), token, ttl_s)
+    answer = yield CasThenGet(wanted.pack(), token, ttl_s, home)
     if answer.heard is Heard.DOWN:
         return Decision(Kind.DOWN)
     if answer.heard is not Heard.RECORD:

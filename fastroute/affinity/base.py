@@ -11,19 +11,31 @@ import hashlib
 import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastroute._core.affinity_table import AffinityTable
 from fastroute._core.affinity_view import AffinityView
 from fastroute._core.pool import Pool
 from fastroute._core.zone import Zone
-from fastroute.affinity.agreement import Answer, Command
+from fastroute.affinity.agreement import Answer, Command, Kind
 from fastroute.affinity.binding import ONCE_S, Binder, Bound, Hint
+from fastroute.affinity.copies import release
 from fastroute.clock import Clock
-from fastroute.errors import UsageError
+from fastroute.errors import MemcacheDown, MemcacheUnknown, UsageError
 from fastroute.model import check_name, parse_duration_s
 
 __all__ = ["AffinityBase", "AffinityStatistics", "identity_of", "store_key"]
+
+T = TypeVar("T")
+
+FOLLOWERS_MAX = 65_536
+"""Keys whose last touch of the copies is remembered; a forgotten one is touched once more than needed."""
+
+TOUCH_MIN_S = 1.0
+"""Copies are not touched more often than that, however short the ttl is: memcached's clock steps by one second."""
+
+LIFETIME_MAX_S = 31_536_000
+"""A year: the age of a term is known modulo two years (record.py)."""
 
 TTL_MAX_S = 2_592_000
 """30 days: memcached reads a longer TTL as a date."""
@@ -36,11 +48,13 @@ class AffinityStatistics:
     Attributes:
         claims: won, adopted, conflict, unknown -> count.
         moves: moved, adopted, unknown -> count.
+        releases: released, absent, moved, unknown, down -> count.
         touches, touches_dropped, learned, learned_dropped: counts.
     """
 
     claims: collections.Counter[str] = field(default_factory=collections.Counter)
     moves: collections.Counter[str] = field(default_factory=collections.Counter)
+    releases: collections.Counter[str] = field(default_factory=collections.Counter)
     touches: int = 0
     touches_dropped: int = 0
     learned: int = 0
@@ -84,6 +98,7 @@ class AffinityBase:
         zone: Zone | None,
         near_ttl: float | str,
         clock: Clock,
+        max_lifetime: float | str = 0,
     ) -> None:
         self.fleet = check_name("fleet", fleet)
         self.ttl_s = parse_duration_s(ttl, name="ttl")
@@ -94,6 +109,9 @@ class AffinityBase:
             )
         if identity_secret is not None and len(identity_secret) < 32:
             raise UsageError(f"identity_secret has {len(identity_secret)} bytes: at least 32 are needed")
+        self.max_lifetime_s = parse_duration_s(max_lifetime, name="max_lifetime")
+        if not 0 <= self.max_lifetime_s <= LIFETIME_MAX_S:
+            raise UsageError(f"max_lifetime {max_lifetime!r}: accepted are 0 (no limit) to a year")
         self.clock = clock
         self.cookie_secrets = tuple(cookie_secrets)
         self.statistics = AffinityStatistics()
@@ -104,6 +122,7 @@ class AffinityBase:
         self._table = AffinityTable(self._zone)
         self._writer = int.from_bytes(os.urandom(4), "little")
         self._binders: dict[AffinityView, Binder] = {}
+        self._followers_at_s: dict[bytes, float] = {}
 
     @property
     def zone(self) -> Zone:
@@ -115,8 +134,13 @@ class AffinityBase:
         """The compiled table itself."""
         return self._table
 
-    def attach(self, pool: Pool) -> AffinityView:
-        """This pool's view of the near table."""
+    def attach(self, pool: Pool, *, on_failure: str = "move") -> AffinityView:
+        """This pool's view of the near table.
+
+        Args:
+            pool: whose keys are bound.
+            on_failure: "move", or "fail": a key whose server is down stays bound and is refused.
+        """
         view = AffinityView(
             pool,
             self._table,
@@ -125,40 +149,109 @@ class AffinityBase:
             ttl_s=self.ttl_s,
             once_s=min(ONCE_S, self.ttl_s),
             near_ttl_s=max(self.near_ttl_s, 0.001) if self._stored else 0.0,
+            max_lifetime_s=self.max_lifetime_s,
         )
-        self._binders[view] = Binder(view, stored=self._stored, ttl_s=self.ttl_s, writer=self._writer)
+        if self.max_lifetime_s:
+            view.set_wall(int(self.clock.wall_s()))
+        self._binders[view] = Binder(
+            view,
+            stored=self._stored,
+            ttl_s=self.ttl_s,
+            writer=self._writer,
+            may_move=on_failure != "fail",
+            max_lifetime_s=self.max_lifetime_s,
+        )
         return view
 
     async def bind(self, view: AffinityView, key: bytes, hint: Hint | None = None) -> Bound:
         """The key's server; binds it if it is not bound. See Binder.bind."""
         fingerprint = view.fingerprint(key)
-        steps = self._binders[view].bind(fingerprint, key, hint, self._minute())
-        bound = await self._drive(view, fingerprint, steps)
+        name = self._name(view, fingerprint)
+        homes = self._homes(name)
+        minute, second = self._wall()
+        steps = self._binders[view].bind(fingerprint, key, hint, minute, second=second, homes=len(homes) or 1)
+        bound = await self._drive(name, homes, steps)
         if bound.kind != "near":
             self.statistics.claims[bound.kind if bound.kind != "down" else "unknown"] += 1
-        if bound.renew_soon:
+        if bound.renew_soon or (len(homes) > 1 and self._followers_due(fingerprint)):
             self._renew_soon(view, fingerprint)
         return bound
 
-    async def rebind(self, view: AffinityView, key: bytes, failed_slot: int, term: int, generation: int) -> Bound:
-        """Another server for a key whose server failed. See Binder.rebind."""
+    async def rebind(
+        self,
+        view: AffinityView,
+        key: bytes,
+        failed_slot: int,
+        term: int,
+        generation: int,
+        evidence: object = None,
+    ) -> Bound:
+        """Another server for a key whose server failed. See Binder.rebind.
+
+        Args:
+            evidence: an exception (or None) for an attempt of this request that failed; anything else, such as a text,
+                is hearsay: health checks, another process.
+        """
         fingerprint = view.fingerprint(key)
-        steps = self._binders[view].rebind(fingerprint, key, failed_slot, term, generation, self._minute())
-        bound = await self._drive(view, fingerprint, steps)
+        name = self._name(view, fingerprint)
+        homes = self._homes(name)
+        minute, second = self._wall()
+        own = evidence is None or isinstance(evidence, BaseException)
+        steps = self._binders[view].rebind(
+            fingerprint, key, failed_slot, term, generation, minute, second=second, homes=len(homes) or 1, own=own
+        )
+        bound = await self._drive(name, homes, steps)
         self.statistics.moves[bound.kind if bound.kind != "down" else "unknown"] += 1
         return bound
 
-    async def _drive(self, view: AffinityView, fingerprint: bytes, steps: Generator[Command, Answer, Bound]) -> Bound:
-        """Take the steps, asking the store what they ask."""
-        name = store_key(self.fleet, view.pool.name, fingerprint)
+    async def unbind(self, view: AffinityView, key: bytes) -> str:
+        """Forget the key, near and on every node that holds it; a decision made meanwhile stays.
+
+        Returns:
+            "released", "absent" (it was not bound) or "moved" (bound anew meanwhile: that stays).
+
+        Raises:
+            MemcacheDown, MemcacheUnknown: a node that holds the key could not be asked, or did not say: the binding may
+                come back from it. The zone has forgotten the key all the same.
+        """
+        fingerprint = view.fingerprint(key)
+        was_near = view.remove(fingerprint)
+        name = self._name(view, fingerprint)
         homes = self._homes(name)
+        if not homes:
+            return "released" if was_near else "absent"
+        decision = await self._drive(name, homes, release(homes=len(homes)))
+        view.remove(fingerprint)  # what another process of this machine read in between
+        self.statistics.releases[decision.kind.value] += 1
+        if decision.kind is Kind.DOWN:
+            raise MemcacheDown("a node of the store that holds the key could not be asked: its binding may come back")
+        if decision.kind is Kind.UNKNOWN:
+            raise MemcacheUnknown(
+                "a node of the store did not say whether the key is released; releasing again is safe"
+            )
+        outcome: str = decision.kind.value
+        return outcome
+
+    def _followers_due(self, fingerprint: bytes) -> bool:
+        """Is it time to touch the nodes that hold copies? Once per key, process and ttl/4, or so."""
+        now_s = self.clock.monotonic_s()
+        if now_s < self._followers_at_s.get(fingerprint, 0.0):
+            return False
+        while len(self._followers_at_s) >= FOLLOWERS_MAX:
+            self._followers_at_s.pop(next(iter(self._followers_at_s)), None)
+        spread = 0.9 + fingerprint[0] / 1280  # 0.9 to 1.1: keys that came in one burst are not touched in one
+        self._followers_at_s[fingerprint] = now_s + max(self.ttl_s / 4, TOUCH_MIN_S) * spread
+        return True
+
+    async def _drive(self, name: bytes, homes: Sequence[Any], steps: Generator[Command, Answer, T]) -> T:
+        """Take the steps, asking the nodes what they ask. Rank and node keep together: tokens are of one node (I6)."""
         try:
             command = next(steps)
             while True:
                 command = steps.send(await self._ask(homes[command.home], name, command))
         except StopIteration as end:
-            bound: Bound = end.value
-            return bound
+            outcome: T = end.value
+            return outcome
 
     def _homes(self, name: bytes) -> Sequence[Any]:
         """The nodes that hold this key, in its order; none without a store."""
@@ -170,8 +263,8 @@ class AffinityBase:
     def _renew_soon(self, view: AffinityView, fingerprint: bytes) -> None:
         raise NotImplementedError
 
-    def _minute(self) -> int:
-        return int(self.clock.wall_s() // 60)
+    def _wall(self) -> tuple[int, int]:
+        return divmod(int(self.clock.wall_s()), 60)
 
     def _name(self, view: AffinityView, fingerprint: bytes) -> bytes:
         return store_key(self.fleet, view.pool.name, fingerprint)

@@ -18,14 +18,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastroute._core.affinity_view import BUSY, AffinityView, Binding
-from fastroute.affinity.agreement import Answer, Command, Decision, Kind, claim, move, renew
-from fastroute.affinity.record import Record, new_term, server_id
+from fastroute.affinity.agreement import Answer, Command, Decision, Kind
+from fastroute.affinity.copies import claim, move, renew
+from fastroute.affinity.record import Record, new_term, server_id, term_age_s
 from fastroute.errors import NoServerAvailable
 
-__all__ = ["ONCE_S", "Binder", "Bound", "Hint"]
+__all__ = ["MIN_HOLD_S", "ONCE_S", "Binder", "Bound", "Hint"]
 
 ONCE_S = 60.0
 """Lifetime of a binding whose key was seen once only (design, section 5): robots that never return cost a minute."""
+
+MIN_HOLD_S = 5
+"""A move that another replica made so recently is not undone on health evidence alone (ping-pong guard): the request
+tries the server that the other one chose, and its own failed attempt is evidence enough. Reference: section 5."""
 
 STORE_TTL_MIN_S, STORE_TTL_MAX_S = 5, 2_592_000
 """memcached's clock steps by one second, and above 30 days it reads a TTL as a date (1.6.18, protocol.txt)."""
@@ -64,11 +69,23 @@ class Binder:
         view: the pool's view of the near table.
         stored: True when there is a store; else the zone is the agreement.
         ttl_s: sliding idle lifetime.
-        writer: 32-bit id of this process, written into records for people who debug.
+        writer: 32-bit id of this process, written into records: for people who debug, and for the ping-pong guard.
+        may_move: False keeps a key whose server is down there, and refuses its requests (on_failure = "fail").
+        max_lifetime_s: a binding of that age ends and is made afresh; 0: never.
     """
 
-    def __init__(self, view: AffinityView, *, stored: bool, ttl_s: float, writer: int) -> None:
+    def __init__(
+        self,
+        view: AffinityView,
+        *,
+        stored: bool,
+        ttl_s: float,
+        writer: int,
+        may_move: bool = True,
+        max_lifetime_s: float = 0,
+    ) -> None:
         self._view, self._stored, self._writer = view, stored, writer
+        self._may_move, self._max_lifetime_s = may_move, max_lifetime_s
         self._ttl_s = min(max(math.ceil(ttl_s), STORE_TTL_MIN_S), STORE_TTL_MAX_S)
         self._once_s = min(self._ttl_s, math.ceil(ONCE_S))
         self._slot_of_id: dict[int, int] = {}
@@ -123,35 +140,77 @@ class Binder:
                 return slot
         raise NoServerAvailable(pool.name, pool.reasons())
 
-    def _record(self, slot: int, term: int, generation: int, minute: int) -> Record:
-        return Record(term, generation, self._id_of_slot[slot], self._writer, minute)
+    def _record(self, slot: int, term: int, generation: int, wall_s: int) -> Record:
+        return Record(term, generation, self._id_of_slot[slot], self._writer, wall_s // 60, wall_s % 60)
+
+    def _too_old(self, term: int, wall_s: int) -> bool:
+        """Has the binding of this term reached its absolute lifetime?"""
+        return self._max_lifetime_s > 0 and term_age_s(term, wall_s) >= self._max_lifetime_s
+
+    def _held_slot(self, record: Record, wall_s: int) -> int:
+        """Slot of a server that this replica holds down, but where another one moved the key a moment ago; else -1.
+
+        The one exception from I7 that is no panic: see MIN_HOLD_S.
+        """
+        if record.generation < 2 or record.writer == self._writer or not abs(record.age_s(wall_s)) < MIN_HOLD_S:
+            return -1
+        slot = self._slot_of_id.get(record.server, -1)
+        return slot if slot >= 0 and self._view.pool.state_of(self._name(slot)) in ("down", "ejected") else -1
+
+    def _name(self, slot: int) -> str:
+        return self._view.pool.server_at(slot).name
+
+    def _check_may_move(self, record: Record) -> None:
+        """Refuse to move a key off a server of this pool where on_failure says so; maintenance always moves."""
+        slot = -1 if self._may_move else self._slot_of_id.get(record.server, -1)
+        if slot < 0:
+            return
+        name, pool = self._name(slot), self._view.pool
+        state = pool.state_of(name)
+        if state != "maintenance":
+            why = "failed" if state in ("ready", "draining") else state
+            raise NoServerAvailable(pool.name, {name: f'{why}, and on_failure = "fail" keeps its users'})
 
     # -- bind ---------------------------------------------------------------------------------------------------------
 
-    def bind(self, fingerprint: bytes, key: bytes, hint: Hint | None, minute: int) -> Steps:
-        """The key's server, bound if it was not: one round trip for a new key.
+    def bind(
+        self, fingerprint: bytes, key: bytes, hint: Hint | None, minute: int, *, second: int = 0, homes: int = 1
+    ) -> Steps:
+        """The key's server, bound if it was not: one round trip for a new key with one home.
+
+        Args:
+            fingerprint, key: as the view makes it; the key itself.
+            hint: from a verified cookie.
+            minute, second: wall clock, minutes since 1970 and the second of the minute.
+            homes: how many nodes hold the key.
 
         Raises:
             NoServerAvailable: no server of the pool can take it.
         """
         self._refresh()
+        wall_s = minute * 60 + second
+        if self._max_lifetime_s:
+            self._view.set_wall(wall_s)
         near = self._view.lookup(fingerprint)
-        known = self._known(near, hint, minute)
+        known = self._known(near, hint, wall_s)
         if not self._stored:
-            return self._bind_in_zone(fingerprint, key, near, known, minute)
+            return self._bind_in_zone(fingerprint, key, near, known, wall_s)
         if known is not None:
             from_zone = near is not BUSY and isinstance(near, Binding) and near.term == known.term
-            steps = renew(known, self._ttl_s) if from_zone else claim(known, self._ttl_s)
+            steps = renew(known, self._ttl_s, homes=homes) if from_zone else claim(known, self._ttl_s, homes=homes)
             decision = yield from steps
         else:
-            term = new_term()
-            candidate = self._record(self._policy_slot(key), term, 1, minute)
-            decision = yield from claim(candidate, self._once_s, full_ttl_s=self._ttl_s)
+            candidate = self._record(self._policy_slot(key), new_term(wall_s), 1, wall_s)
+            decision = yield from claim(candidate, self._once_s, full_ttl_s=self._ttl_s, homes=homes)
         if decision.record is None:
-            return self._degraded(fingerprint, key, near, known, decision, minute)
+            return self._degraded(fingerprint, key, near, known, decision, wall_s)
+        if self._too_old(decision.record.term, wall_s):
+            return (yield from self._bind_afresh(fingerprint, key, decision, wall_s, homes))
         slot = self._usable_slot(decision.record)
         if slot < 0:
-            return (yield from self._move_in_store(fingerprint, key, decision.record, decision.token, -1, minute))
+            slot = self._held_slot(decision.record, wall_s)
+        if slot < 0:
+            return (yield from self._move_in_store(fingerprint, key, decision, -1, wall_s, homes))
         once = known is None and decision.kind is Kind.WON
         self._learn(fingerprint, slot, decision.record, once=once)
         reason: Reason = "affinity-store"
@@ -161,16 +220,44 @@ class Binder:
         renew_soon = known is None and decision.kind is Kind.ADOPTED
         return Bound(slot, reason, decision.record.term, decision.record.generation, kind, renew_soon)
 
-    def _known(self, near: Any, hint: Hint | None, minute: int) -> Record | None:
+    def _bind_afresh(self, fingerprint: bytes, key: bytes, ended: Decision, wall_s: int, homes: int) -> Steps:
+        """Bind a key whose binding has reached its lifetime: a new term, once over the whole fleet."""
+        fresh = self._record(self._policy_slot(key), new_term(wall_s), 1, wall_s)
+        decision = yield from move(
+            ended.record,
+            ended.token,
+            lambda _: fresh,
+            lambda record: not self._too_old(record.term, wall_s) and self._usable_slot(record) >= 0,
+            lambda: fresh,
+            self._ttl_s,
+            homes=homes,
+        )
+        record = decision.record or fresh
+        slot = self._usable_slot(record)
+        if slot < 0:
+            raise NoServerAvailable(self._view.pool.name, self._view.pool.reasons())
+        if decision.record is None:
+            return Bound(slot, "policy", 0, 0, decision.kind.value)
+        self._learn(fingerprint, slot, record)
+        adopted = decision.kind is Kind.ADOPTED
+        return Bound(
+            slot,
+            "affinity-store" if adopted else "policy",
+            record.term,
+            record.generation,
+            "adopted" if adopted else "won",
+        )
+
+    def _known(self, near: Any, hint: Hint | None, wall_s: int) -> Record | None:
         """What zone and cookie know of the key; the zone wins unless the cookie has a later decision of its term."""
         zone = cookie = None
-        if isinstance(near, Binding) and near.slot >= 0:
-            zone = self._record(near.slot, near.term, near.generation, minute)
+        if isinstance(near, Binding) and near.slot >= 0 and not self._too_old(near.term, wall_s):
+            zone = self._record(near.slot, near.term, near.generation, wall_s)
         if hint is not None:
             name, term, generation = hint
             slot = self._view.pool.slot_of(name)
-            if slot >= 0 and term and generation:
-                cookie = self._record(slot, term, generation, minute)
+            if slot >= 0 and term and generation and not self._too_old(term, wall_s):
+                cookie = self._record(slot, term, generation, wall_s)
         if zone is None or (cookie is not None and cookie.outranks(zone)):
             return cookie
         return zone
@@ -179,7 +266,7 @@ class Binder:
         self._view.learn(fingerprint, slot, record.term, record.generation, once=once)
 
     def _degraded(
-        self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, decision: Decision, minute: int
+        self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, decision: Decision, wall_s: int
     ) -> Bound:
         """The store is away or did not answer: what is known stays, the rest is what every replica computes alike."""
         kind = decision.kind.value
@@ -199,26 +286,34 @@ class Binder:
                 slot, term, generation = stands.slot, stands.term, stands.generation  # ours, or who was faster
             return Bound(slot, "affinity-near" if same else "affinity-cookie", term, generation, kind)
         if known is not None:
-            return self._move_in_zone(fingerprint, key, known, -1, minute, provisional=True, kind=kind)
-        slot = self._deterministic_slot(key)
-        return self._claim_in_zone(fingerprint, slot, new_term(), 1, "fallback-hash", kind, provisional=True, once=True)
+            return self._move_in_zone(fingerprint, key, known, -1, provisional=True, kind=kind)
+        slot, term = self._deterministic_slot(key), new_term(wall_s)
+        return self._claim_in_zone(fingerprint, slot, term, 1, "fallback-hash", kind, provisional=True, once=True)
 
     # -- the zone as the agreement, or as the stand-in while the store is away -----------------------------------------
 
-    def _bind_in_zone(self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, minute: int) -> Bound:
+    def _bind_in_zone(self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, wall_s: int) -> Bound:
         if near is BUSY:
             slot = self._usable_slot(known) if known is not None else -1
             if known is not None and slot >= 0:
                 return Bound(slot, "affinity-cookie", known.term, known.generation, "unknown")
             return Bound(self._deterministic_slot(key), "fallback-hash", 0, 0, "unknown")
+        if known is None and isinstance(near, Binding) and self._too_old(near.term, wall_s):
+            slot, term = self._policy_slot(key), new_term(wall_s)
+            status, stands = self._view.replace(fingerprint, near.term, near.generation, slot, term, 1)
+            if status == "wrote":
+                return Bound(slot, "policy", term, 1, "won")
+            if stands is not None and stands.slot >= 0 and self._view.pool.may_take_bound(stands.slot):
+                return Bound(stands.slot, "affinity-near", stands.term, stands.generation, "adopted")
+            return Bound(slot, "policy", 0, 0, "unknown")
         if known is None and isinstance(near, Binding):  # bound to a server that this pool does not have
-            return self._move_in_zone(fingerprint, key, Record(near.term, near.generation, 0), -1, minute)
+            return self._move_in_zone(fingerprint, key, Record(near.term, near.generation, 0), -1)
         if known is None:
-            slot = self._policy_slot(key)
-            return self._claim_in_zone(fingerprint, slot, new_term(), 1, "policy", "won", once=True)
+            slot, term = self._policy_slot(key), new_term(wall_s)
+            return self._claim_in_zone(fingerprint, slot, term, 1, "policy", "won", once=True)
         slot = self._usable_slot(known)
         if slot < 0:
-            return self._move_in_zone(fingerprint, key, known, -1, minute)
+            return self._move_in_zone(fingerprint, key, known, -1)
         if isinstance(near, Binding) and (near.term, near.generation) == (known.term, known.generation):
             self._view.touch(fingerprint, near.term, near.generation, verified=True)
             return Bound(slot, "affinity-near", known.term, known.generation, "near")
@@ -253,12 +348,12 @@ class Binder:
         key: bytes,
         known: Record,
         excluded: int,
-        minute: int,
         *,
         provisional: bool = False,
         kind: str = "moved",
     ) -> Bound:
         """Compare-and-set in the zone; somebody else's usable move is adopted."""
+        self._check_may_move(known)
         term, generation = known.term, known.generation
         for _ in range(4):
             slot = self._deterministic_slot(key, excluded)
@@ -281,46 +376,77 @@ class Binder:
     # -- move ---------------------------------------------------------------------------------------------------------
 
     def rebind(
-        self, fingerprint: bytes, key: bytes, failed_slot: int, term: int, generation: int, minute: int
+        self,
+        fingerprint: bytes,
+        key: bytes,
+        failed_slot: int,
+        term: int,
+        generation: int,
+        minute: int,
+        *,
+        second: int = 0,
+        homes: int = 1,
+        own: bool = True,
     ) -> Steps:
         """Another server for a key whose server failed this request.
 
+        Args:
+            fingerprint, key, minute, second, homes: as for bind.
+            failed_slot, term, generation: what the request was given.
+            own: this replica's own attempt failed; False: it knows of the failure by health checks alone.
+
         Raises:
-            NoServerAvailable: no other server can take it.
+            NoServerAvailable: no other server can take it, or on_failure = "fail".
         """
         self._refresh()
+        wall_s = minute * 60 + second
         failed = self._id_of_slot.get(failed_slot, 0)  # 0: it has left the pool meanwhile
-        known = Record(term, generation, failed, self._writer, minute)
+        known = Record(term, generation, failed, self._writer, minute, second)
         if not self._stored:
-            return self._move_in_zone(fingerprint, key, known, failed_slot, minute)
-        return (yield from self._move_in_store(fingerprint, key, known, None, failed_slot, minute))
+            return self._move_in_zone(fingerprint, key, known, failed_slot)
+        asked = Decision(Kind.UNKNOWN, known)
+        return (yield from self._move_in_store(fingerprint, key, asked, failed_slot, wall_s, homes, own=own))
 
     def _move_in_store(
-        self, fingerprint: bytes, key: bytes, known: Record, token: Any, excluded: int, minute: int
+        self,
+        fingerprint: bytes,
+        key: bytes,
+        known: Decision,
+        excluded: int,
+        wall_s: int,
+        homes: int,
+        *,
+        own: bool = True,
     ) -> Steps:
+        assert known.record is not None
+        self._check_may_move(known.record)
         slot = self._deterministic_slot(key, excluded)
         identity = self._id_of_slot[slot]
 
         def usable(record: Record) -> bool:
             found = self._usable_slot(record)
-            return found >= 0 and found != excluded
+            if found >= 0 and found != excluded:
+                return True
+            held = self._held_slot(record, wall_s)
+            return held >= 0 and not (own and held == excluded)
 
         decision = yield from move(
-            known,
-            token,
-            lambda record: record.moved_to(identity, writer=self._writer, minute=minute),
+            known.record,
+            known.token,
+            lambda record: record.moved_to(identity, writer=self._writer, minute=wall_s // 60, second=wall_s % 60),
             usable,
-            lambda: Record(new_term(), 1, identity, self._writer, minute),
+            lambda: Record(new_term(wall_s), 1, identity, self._writer, wall_s // 60, wall_s % 60),
             self._ttl_s,
+            homes=homes,
         )
         if decision.record is None:
             return self._move_in_zone(
-                fingerprint, key, known, excluded, minute, provisional=True, kind=decision.kind.value
+                fingerprint, key, known.record, excluded, provisional=True, kind=decision.kind.value
             )
         self._refresh()
         found = self._slot_of_id.get(decision.record.server, -1)
         if found < 0:  # it left the pool while the store was asked
-            return (yield from self._move_in_store(fingerprint, key, decision.record, decision.token, excluded, minute))
+            return (yield from self._move_in_store(fingerprint, key, decision, excluded, wall_s, homes, own=own))
         self._learn(fingerprint, found, decision.record)
         reason: Reason = "affinity-store" if decision.kind is Kind.ADOPTED else "moved"
         return Bound(found, reason, decision.record.term, decision.record.generation, decision.kind.value)

@@ -3,13 +3,16 @@
 The router's and the affinity's coroutines are the same lines as on an event loop; here nothing in them ever suspends,
 because `_ask` blocks, so one `send` runs each to its end. What takes one round trip there takes two here (`add`, then
 `gets`): pymemcache speaks the classic commands. The rules are the same: what the read answers is the binding, and a
-compare-and-set token is good only on the run of the server that gave it.
+compare-and-set token is good only on the run of the server that gave it; while no node can be reached, near entries are
+trusted however old they are, and one thread looks for the store's return.
 
 Notes: `route_nowait` and the control plane hold the GIL; several threads may share a Router and an Affinity.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,7 +23,7 @@ from fastroute._core.selection import Selection
 from fastroute._core.zone import Zone
 from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard
 from fastroute.affinity.base import AffinityBase
-from fastroute.affinity.record import Record
+from fastroute.affinity.copies import touch
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheError
 from fastroute.memcache.client import HIT, MISS
@@ -30,6 +33,11 @@ from fastroute.routing.keys import KeyRule
 __all__ = ["Affinity", "Router"]
 
 T = TypeVar("T")
+
+RETURN_CHECK_S = 0.25
+"""How often the return of a store that is away is looked for; as on an event loop."""
+
+_log = logging.getLogger("fastroute.affinity")
 
 
 def _finish(steps: Coroutine[Any, Any, T]) -> T:
@@ -61,6 +69,7 @@ class Affinity(AffinityBase):
         zone: Zone | None = None,
         near_ttl: float | str = "2s",
         clock: Clock = SYSTEM,
+        max_lifetime: float | str = 0,
     ) -> None:
         super().__init__(
             stored=store is not None,
@@ -71,8 +80,12 @@ class Affinity(AffinityBase):
             zone=zone,
             near_ttl=near_ttl,
             clock=clock,
+            max_lifetime=max_lifetime,
         )
         self.store = store
+        self._watching = threading.Lock()
+        self._return_watch: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def __enter__(self) -> Affinity:
         return self
@@ -82,6 +95,9 @@ class Affinity(AffinityBase):
 
     def close(self) -> None:
         """Let go of a private zone; a store or zone that was handed in stays open."""
+        self._ended.set()
+        if self._return_watch is not None and self._return_watch.is_alive():
+            self._return_watch.join()  # at most the store's limit for making a connection, per node
         self._close_zone()
 
     def _homes(self, name: bytes) -> Sequence[Home]:
@@ -101,6 +117,7 @@ class Affinity(AffinityBase):
                 slide_s = command.ttl_s
             reply = node.get(name, slide_s)
         except MemcacheDown:
+            self._note_down()
             return Answer(Heard.DOWN)
         except MemcacheError:
             return Answer(Heard.UNKNOWN)
@@ -108,31 +125,43 @@ class Affinity(AffinityBase):
             return Answer(Heard.RECORD, reply.value, reply.token)
         return Answer(Heard.NOTHING if reply.status == MISS else Heard.UNKNOWN)
 
+    def _note_down(self) -> None:
+        """No node can be reached: trust what is near until one can; a thread looks for that, no request does."""
+        if self.store is None or self.store.up_nodes:
+            return
+        with self._watching:
+            for view in self._binders:
+                view.trust_stale = True
+            if self._return_watch is not None and self._return_watch.is_alive():
+                return
+            _log.warning("store: no node answers; bindings come from the zone, new keys get the deterministic answer")
+            self._return_watch = threading.Thread(target=self._watch_return, name="fastroute-store-return", daemon=True)
+            self._return_watch.start()
+
+    def _watch_return(self) -> None:
+        assert self.store is not None
+        while not self._ended.wait(RETURN_CHECK_S):
+            if any(self.store.noop().values()):
+                _log.warning("store: back; bindings are verified, and written again where it lost them")
+                break
+        with self._watching:
+            self._return_watch = None  # who notes the next absence starts another one
+            for view in self._binders:
+                view.trust_stale = False
+
     def _renew_soon(self, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:
             return
-        binder = self._binders[view]
-        try:
-            reply = self.store.get(self._name(view, fingerprint), binder.ttl_s)
-        except MemcacheError:
-            return  # the near entry's next verification slides it
-        record = Record.unpack(reply.value) if reply.status == HIT else None
-        if record is not None:
-            binder.confirm(fingerprint, record)
+        binder, name = self._binders[view], self._name(view, fingerprint)
+        homes = self._homes(name)
+        decision = _finish(self._drive(name, homes, touch(binder.ttl_s, homes=len(homes))))
+        self.statistics.touches += 1
+        if decision.record is not None:
+            binder.confirm(fingerprint, decision.record)
 
     def touch_soon(self, view: AffinityView, key: bytes) -> None:
         """Give the record its full lifetime in the store; one round trip, once per key that was seen a second time."""
         self._renew_soon(view, view.fingerprint(key))
-
-    async def unbind(self, view: AffinityView, key: bytes) -> None:
-        """Forget the key, near and in the store."""
-        fingerprint = view.fingerprint(key)
-        view.remove(fingerprint)
-        if self.store is not None:
-            reply = self.store.get(self._name(view, fingerprint))
-            if reply.status == HIT:
-                self.store.delete(self._name(view, fingerprint), reply.token)
-            view.remove(fingerprint)  # what another thread or process read in between
 
 
 class Router:
@@ -162,10 +191,6 @@ class Router:
         """Another server for a selection whose server failed."""
         return _finish(self._router.move(selection, evidence))
 
-    def release(self, key: str | bytes) -> None:
-        """End the key's binding everywhere.
-
-        Raises:
-            MemcacheError: the store could not be asked; the zone has forgotten the key all the same.
-        """
-        _finish(self._router.release(key))
+    def release(self, key: str | bytes) -> str:
+        """End the key's binding everywhere; see fastroute.Router.release."""
+        return _finish(self._router.release(key))

@@ -27,8 +27,16 @@ async def look(store: Any, name: bytes, pool: Pool, timeout_s: float) -> StoreAn
     """
     if store is None:
         return None
+
+    async def ask() -> Any:  # the first home that can be reached decides
+        for node in store.homes_of(name):
+            reply = await node.get(name)
+            if reply.status != DOWN:
+                break
+        return reply
+
     try:
-        reply = await asyncio.wait_for(store.get(name), timeout_s)
+        reply = await asyncio.wait_for(ask(), timeout_s)
     except TimeoutError:
         return StoreAnswer("unknown")
     if reply.status != HIT:

@@ -1,9 +1,16 @@
 """The affinity record as it lies in the store: 32 bytes, fixed, little endian, unauthenticated.
 
-    offset  0 version u8 | 1 flags u8 | 2 pool epoch u16 | 4 generation u32 | 8 term u64
-           16 server id u64 (XXH64 of its name) | 24 writer id u32 | 28 minute stamp u32 (heuristics only)
+    offset 0 version u8 | 1 flags u8 | 2 pool epoch u16 | 4 generation u32 | 8 term u64
+           16 server id u64 (XXH64 of its name) | 24 writer id u32 | 28 minute stamp u32
+
+    flags: the second (0..59) within the stamp's minute. Pool epoch: 0; the order of nodes needs no number in the
+    record, since the list that decides is configured on every replica (Memcached, previous_nodes).
 
 (term, generation) names one decision: the term is drawn at the first assignment, the generation grows with each move.
+The term's upper 26 bits are the second of that first assignment (wrapping after two years), the lower 38 are random: so
+every place that remembers a decision (store, zone, cookie) knows how old the binding is, whoever restores or moves it.
+Two replicas that claim one key in one second draw the same term once in 2.7e11.
+
 A record of another version or size is no record: it is replaced by compare-and-set, never believed. The worst a forger
 of records can do is to name another configured server.
 
@@ -18,11 +25,13 @@ from dataclasses import dataclass
 
 from fastroute._core.hashes import xxh64
 
-__all__ = ["RECORD_BYTES", "RECORD_VERSION", "Record", "new_term", "server_id"]
+__all__ = ["RECORD_BYTES", "RECORD_VERSION", "TERM_RANDOM_BITS", "Record", "new_term", "server_id", "term_age_s"]
 
 RECORD_VERSION = 1
 _LAYOUT = struct.Struct("<BBHIQQII")
 RECORD_BYTES = _LAYOUT.size
+TERM_RANDOM_BITS = 38
+_SECONDS_MASK = (1 << 64 - TERM_RANDOM_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class Record:
         server: server_id() of the server's name.
         writer: 32-bit id of the process that wrote it, for people who debug.
         minute: minutes since 1970 when it was written, a heuristic and never compared for truth.
+        second: of that minute.
     """
 
     term: int
@@ -42,10 +52,12 @@ class Record:
     server: int
     writer: int = 0
     minute: int = 0
+    second: int = 0
 
     def pack(self) -> bytes:
+        minute = self.minute & 0xFFFFFFFF
         return _LAYOUT.pack(
-            RECORD_VERSION, 0, 0, self.generation, self.term, self.server, self.writer, self.minute & 0xFFFFFFFF
+            RECORD_VERSION, self.second, 0, self.generation, self.term, self.server, self.writer, minute
         )
 
     @staticmethod
@@ -53,10 +65,10 @@ class Record:
         """The record in these bytes; None for anything that is not one."""
         if data is None or len(data) != RECORD_BYTES:
             return None
-        version, _flags, _epoch, generation, term, server, writer, minute = _LAYOUT.unpack(data)
+        version, second, _epoch, generation, term, server, writer, minute = _LAYOUT.unpack(data)
         if version != RECORD_VERSION or not term or not generation:
             return None
-        return Record(term, generation, server, writer, minute)
+        return Record(term, generation, server, writer, minute, second if second < 60 else 0)
 
     def same_decision(self, other: Record) -> bool:
         """Do both name the same (term, generation) and server?"""
@@ -66,9 +78,13 @@ class Record:
         """Is this a later decision of the same term? The only case in which another record beats the store's."""
         return self.term == other.term and self.generation > other.generation
 
-    def moved_to(self, server: int, *, writer: int, minute: int) -> Record:
+    def moved_to(self, server: int, *, writer: int, minute: int, second: int = 0) -> Record:
         """The next decision of this term."""
-        return Record(self.term, self.generation + 1, server, writer, minute)
+        return Record(self.term, self.generation + 1, server, writer, minute, second)
+
+    def age_s(self, wall_s: int) -> int:
+        """Seconds since it was written, by the clocks of two machines: for heuristics; negative where they differ."""
+        return wall_s - (self.minute * 60 + self.second)
 
 
 def server_id(name: str) -> int:
@@ -76,6 +92,12 @@ def server_id(name: str) -> int:
     return xxh64(name)
 
 
-def new_term() -> int:
-    """A random term, never 0 (0 means "not bound")."""
-    return secrets.randbits(64) or 1
+def new_term(wall_s: int = 0) -> int:
+    """A term for a binding that begins now (seconds since 1970), never 0 (0 means "not bound")."""
+    return (wall_s & _SECONDS_MASK) << TERM_RANDOM_BITS | secrets.randbits(TERM_RANDOM_BITS) or 1
+
+
+def term_age_s(term: int, wall_s: int) -> int:
+    """Seconds since the term was drawn; 0 for one that seems to come from the future (clocks differ)."""
+    age_s = (wall_s - (term >> TERM_RANDOM_BITS)) & _SECONDS_MASK
+    return age_s if age_s <= _SECONDS_MASK >> 1 else 0

@@ -19,8 +19,9 @@ from fastroute._core.zone import Zone
 from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard, Lookup
 from fastroute.affinity.base import AffinityBase
 from fastroute.affinity.binding import Bound, Hint
+from fastroute.affinity.copies import touch
 from fastroute.affinity.look import look
-from fastroute.affinity.record import Record, new_term
+from fastroute.affinity.record import new_term
 from fastroute.clock import SYSTEM, Clock
 from fastroute.memcache.client import DOWN, HIT, MISS
 
@@ -62,6 +63,7 @@ class Affinity(AffinityBase):
         zone: the memory that the processes of this machine share; None: private to this object.
         near_ttl: how long an entry that the store confirmed is used without asking again (bound of staleness).
         clock: wall clock for stamps.
+        max_lifetime: absolute lifetime of a binding, after which its key is bound afresh; 0: none.
 
     Raises:
         UsageError: an argument outside these ranges.
@@ -81,6 +83,7 @@ class Affinity(AffinityBase):
         zone: Zone | None = None,
         near_ttl: float | str = "2s",
         clock: Clock = SYSTEM,
+        max_lifetime: float | str = 0,
     ) -> None:
         super().__init__(
             stored=store is not None,
@@ -91,6 +94,7 @@ class Affinity(AffinityBase):
             zone=zone,
             near_ttl=near_ttl,
             clock=clock,
+            max_lifetime=max_lifetime,
         )
         self.store = store
         self._flights: dict[bytes, asyncio.Future[None]] = {}
@@ -143,20 +147,14 @@ class Affinity(AffinityBase):
         del self._flights[fingerprint]
         flight.set_result(None)
 
-    async def unbind(self, view: AffinityView, key: bytes) -> None:
-        """Forget the key, near and in the store (a record moved meanwhile is left alone)."""
+    async def unbind(self, view: AffinityView, key: bytes) -> str:
+        """Forget the key, near and in the store. See AffinityBase.unbind."""
         fingerprint = view.fingerprint(key)
         while (flying := self._flights.get(fingerprint)) is not None:  # it would write again what is removed here
             await asyncio.shield(flying)
         flight = self._take_off(fingerprint)
         try:
-            view.remove(fingerprint)
-            if self.store is not None:
-                name = self._name(view, fingerprint)
-                reply = await self.store.get(name)
-                if reply.status == HIT:
-                    await self.store.delete(name, reply.token)
-                view.remove(fingerprint)  # what another process of this machine read in between
+            return await super().unbind(view, key)
         finally:
             self._land(fingerprint, flight)
 
@@ -176,7 +174,7 @@ class Affinity(AffinityBase):
         fingerprint = view.fingerprint(key)
         if fingerprint in self._flights:  # somebody is binding it right now: the first writer wins
             return
-        hint = (view.pool.server_at(slot).name, new_term(), 1)
+        hint = (view.pool.server_at(slot).name, new_term(int(self.clock.wall_s())), 1)
         flight = self._take_off(fingerprint)  # now: a request that comes before the task starts waits for it
         task = asyncio.get_running_loop().create_task(self._learn(view, key, hint))
         self._learning.add(task)
@@ -262,9 +260,8 @@ class Affinity(AffinityBase):
     async def _touch(self, name: bytes, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:
             return
-        binder = self._binders[view]
-        reply = await self.store.get(name, touch_s=binder.ttl_s)
+        binder, homes = self._binders[view], self._homes(name)
+        decision = await self._drive(name, homes, touch(binder.ttl_s, homes=len(homes)))
         self.statistics.touches += 1
-        record = Record.unpack(reply.value) if reply.status == HIT else None
-        if record is not None:
-            binder.confirm(fingerprint, record)
+        if decision.record is not None:
+            binder.confirm(fingerprint, decision.record)

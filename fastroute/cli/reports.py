@@ -122,7 +122,11 @@ async def _explained(config: Config, name: str, of: PoolConfig, key: bytes, zone
     from fastroute.memcache.cluster import Memcached  # only a fleet with a store needs it
 
     store = Memcached(
-        list(config.store.memcached), copies=config.store.copies, timeout=config.store.timeout_s, watch=False
+        list(config.store.memcached),
+        copies=config.store.copies,
+        timeout=config.store.timeout_s,
+        watch=False,
+        previous_nodes=config.store.previous_memcached,
     )
     async with store, _affinity(config, of, zone, store) as affinity:
         return await Router(pool, affinity=affinity).explain_stored(key, STORE_TIMEOUT_S)

@@ -26,6 +26,9 @@ def mistakes(config: Config) -> Iterator[Finding]:
     if not config.listeners:
         message = "no listener is configured; accepted: at least one, such as [listeners.web] with bind and pool"
         yield ("listeners",), message
+    if config.store is not None and config.store.copies > len(config.store.memcached):
+        count = len(config.store.memcached)
+        yield ("store", "copies"), f"copies: found {config.store.copies} with {count} nodes; accepted: 1 to {count}"
     for name, listener in config.listeners.items():
         if listener.pool not in config.pools:
             guess = nearest(listener.pool, list(config.pools))

@@ -100,7 +100,12 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """[store]: the memcached nodes that the fleet agrees through."""
 
     memcached: Annotated[tuple[str, ...], ListOf(Address(), minimum=1)]
-    copies: Annotated[int, Later((1,)), Whole(1, 8)] = 1
+    copies: Annotated[int, Whole(1, 3)] = 1
+    """Nodes that hold each binding (COPIES_MAX of fastroute.memcache.placement); at most as many as there are."""
+    previous_memcached: Annotated[tuple[str, ...], ListOf(Address())] = ()
+    """The list of nodes before a change: it decides for `grace` more."""
+    grace_s: Annotated[float, Duration(0)] = named(default=0.0, name="grace")
+    """0: twice the longest sticky ttl."""
     timeout_s: Annotated[float, Duration()] = named(default=0.05, name="timeout")
     near_ttl_s: Annotated[float, Duration(0)] = named(default=2.0, name="near_ttl")
     watch: Annotated[bool, Later((False,)), Flag()] = False
@@ -194,8 +199,10 @@ class StickyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     on: Annotated[KeyRule, Rule()] = KeyRule("insert")
     ttl_s: Annotated[float, Duration(1)] = named(default=1800.0, name="ttl")
     """Idle time after which a binding ends; memcached counts whole seconds."""
-    max_lifetime_s: Annotated[float, Later((0,)), Duration(0)] = named(default=0.0, name="max_lifetime")
-    on_failure: Annotated[str, Choice(("move",), later=("fail",))] = "move"
+    max_lifetime_s: Annotated[float, Duration(0)] = named(default=0.0, name="max_lifetime")
+    """Absolute age at which a binding ends; 0: none."""
+    on_failure: Annotated[str, Choice(("move", "fail"))] = "move"
+    """fail: 503 while the server is down, instead of a move."""
     cookie: Annotated[CookieConfig, Section(CookieConfig)] = CookieConfig()
     hint_cookie: Annotated[bool, Later((False,)), Flag()] = False
 

@@ -232,7 +232,7 @@ class MemcacheNode:
     def add_then_get(
         self, key: Key, value: bytes, ttl_s: float = 0, client_flags: int = 0, touch_s: float | None = None
     ) -> PairFuture:
-        """add, then get (`touch_s` renews what is stored then), in one round trip: (reply of the add, what is stored)."""
+        """add, then get (`touch_s` renews it), in one round trip: (reply of the add, what is stored now)."""
         return self.codec.add_then_get(key, value, ttl_s, client_flags, touch_s)
 
     def cas_then_get(

@@ -3,10 +3,10 @@
 What it is: which key lives on which node, and the same requests as on one node (client.py), by key.
 What it is not: it neither copies records to other nodes nor decides what to do without one (affinity, cache).
 
-The home of a key is found by rendezvous hashing over the CONFIGURED nodes: the node with the highest
-XXH64(key, seed = XXH64(node's name)). A node that is away keeps its keys: they are answered DOWN, never looked up
-elsewhere, because a node that comes back with old values would serve them. The order of the nodes does not matter,
-their spelling does: every replica has to write a node the same way.
+The home of a key is found by rendezvous hashing over the CONFIGURED nodes (placement.py). A node that is away keeps
+its keys: they are answered DOWN, never looked up elsewhere, because a node that comes back with old values would serve
+them. Who keeps copies on several nodes knows how to tell old from new, and asks homes_of. The order of the nodes does
+not matter, their spelling does: every replica has to write a node the same way.
 """
 
 from __future__ import annotations
@@ -15,57 +15,17 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Mapping
 
-from fastroute._core.mc_meta import HOMES_MAX, home_of, homes_of, seed_of
+from fastroute._core.mc_meta import home_of
 from fastroute._core.mc_queue import VALUE_BYTES_MAX
 from fastroute._core.mc_reply import CasToken
+from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import UsageError
 from fastroute.memcache.client import Key, MemcacheNode, NodeStatistics, PairFuture, ReplyFuture
-from fastroute.model import parse_address
+from fastroute.memcache.placement import GRACE_S, Placement
 
-__all__ = ["COPIES_MAX", "Memcached", "check_copies", "node_names", "node_seeds", "tls_context"]
-
-NODES_MAX = 64
-"""Nodes of one store; the home of a key costs some 10 ns for each."""
-
-COPIES_MAX = 3
-"""Copies of a binding: each more costs a round trip per new binding; three outlive two nodes that are away at once."""
-
-assert COPIES_MAX * 2 <= HOMES_MAX  # two orders of nodes while the list of nodes changes
+__all__ = ["Memcached", "tls_context"]
 
 TlsOption = bool | ssl.SSLContext | Mapping[str, str] | None
-
-
-def node_names(nodes: str | Iterable[str]) -> tuple[str, ...]:
-    """The nodes' names, checked, in the order of their spelling.
-
-    Raises:
-        UsageError: none, too many, one twice, or something that is not an address.
-    """
-    names = [nodes] if isinstance(nodes, str) else list(nodes)
-    if not 1 <= len(names) <= NODES_MAX:
-        raise UsageError(f"{len(names)} nodes of the store: accepted are 1 to {NODES_MAX}")
-    for name in names:
-        if not isinstance(name, str):
-            raise UsageError(f"node {name!r}: accepted are strings such as '10.0.0.5:11211'")
-        parse_address(name)
-        if names.count(name) > 1:
-            raise UsageError(f"node {name!r} stands twice in the list")
-    return tuple(sorted(names))
-
-
-def check_copies(copies: int, names: tuple[str, ...]) -> None:
-    """Refuse a number of copies that these nodes cannot hold.
-
-    Raises:
-        UsageError: not 1..COPIES_MAX, or more than there are nodes.
-    """
-    if not isinstance(copies, int) or isinstance(copies, bool) or not 1 <= copies <= min(COPIES_MAX, len(names)):
-        raise UsageError(f"copies {copies!r} on {len(names)} nodes: accepted are 1 to {min(COPIES_MAX, len(names))}")
-
-
-def node_seeds(names: tuple[str, ...]) -> tuple[int, ...]:
-    """What home_of wants to know of the nodes."""
-    return tuple(seed_of(name) for name in names)
 
 
 def tls_context(tls: TlsOption) -> ssl.SSLContext | None:
@@ -100,6 +60,11 @@ class Memcached:
         username, password: credentials for memcached -Y, both or none.
         watch: whether those above may subscribe to the nodes' changes.
         value_bytes_max: longest value sent or taken.
+        previous_nodes: the nodes of the list before this one, for the time of a change: they decide about bindings for
+            `grace` more seconds, while the new ones learn them (placement.py). Others than bindings go by the new list
+            at once.
+        grace: how long, counted from now; by default an hour, twice the default ttl of bindings.
+        clock: for the grace window.
 
     Raises:
         UsageError: an argument that is not accepted.
@@ -118,9 +83,11 @@ class Memcached:
         password: str | None = None,
         watch: bool = True,
         value_bytes_max: int = VALUE_BYTES_MAX,
+        previous_nodes: str | Iterable[str] = (),
+        grace: str | float = GRACE_S,
+        clock: Clock = SYSTEM,
     ) -> None:
-        names = node_names(nodes)
-        check_copies(copies, names)
+        self._placement = Placement(nodes, copies=copies, previous_nodes=previous_nodes, grace=grace, clock=clock)
         context = tls_context(tls)
         self.copies = copies
         self.watch = watch
@@ -133,12 +100,14 @@ class Memcached:
                 password=password,
                 value_bytes_max=value_bytes_max,
             )
-            for name in names
+            for name in self._placement.names
         )
-        self._codecs = tuple(node.codec for node in self.nodes)
-        self._seeds = node_seeds(names)
-        self._only = self._codecs[0] if len(names) == 1 else None
-        self._alone = len(names) == 1
+        self._leaving: tuple[MemcacheNode, ...] = self.nodes[self._placement.count :]
+        self._changing = self._placement.in_grace
+        self._codecs = tuple(node.codec for node in self.nodes[: self._placement.count])
+        self._seeds = self._placement.seeds
+        self._only = self._codecs[0] if len(self._codecs) == 1 else None
+        self._closing: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ life
 
@@ -148,7 +117,7 @@ class Memcached:
 
     async def aclose(self) -> None:
         """Close for good; requests are answered DOWN afterwards."""
-        await asyncio.gather(*(node.aclose() for node in self.nodes))
+        await asyncio.gather(*(node.aclose() for node in {*self.nodes, *self._leaving}))
 
     async def __aenter__(self) -> Memcached:
         await self.start()
@@ -168,9 +137,21 @@ class Memcached:
 
     def homes_of(self, key: Key) -> tuple[MemcacheNode, ...]:
         """The nodes that hold this key's binding, in the order in which they decide: `copies` of them, or all."""
-        if self._alone:
+        if self._changing and not self._placement.in_grace:
+            self._end_change()
+        if self._only is not None and not self._changing:
             return self.nodes
-        return tuple([self.nodes[index] for index in homes_of(key, self._seeds, self.copies)])
+        return tuple([self.nodes[index] for index in self._placement.homes_of(key)])
+
+    def _end_change(self) -> None:
+        """The grace window is over: let go of the nodes that are in the previous list alone."""
+        self._changing = False
+        self.nodes = self.nodes[: self._placement.count]
+        if self._leaving:
+            self._closing = asyncio.get_running_loop().create_task(self._close_leaving())
+
+    async def _close_leaving(self) -> None:
+        await asyncio.gather(*(node.aclose() for node in self._leaving))
 
     def statistics(self) -> tuple[NodeStatistics, ...]:
         """Per node, in the order of their names."""

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pymemcache.client.base import Client, PooledClient
 
 from fastroute._core import mc_meta
-from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of, homes_of, seed_of
+from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of, seed_of
 from fastroute._core.mc_queue import LINE_BYTES_MAX, VALUE_BYTES_MAX
 from fastroute._core.mc_reply import (
     CLIENT_ERROR,
@@ -45,9 +45,11 @@ from fastroute._core.mc_reply import (
     Reply,
     make_reply,
 )
+from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown, UsageError
 from fastroute.memcache.client import TIMEOUT_S_MAX, Key
-from fastroute.memcache.cluster import TlsOption, check_copies, node_names, node_seeds, tls_context
+from fastroute.memcache.cluster import TlsOption, tls_context
+from fastroute.memcache.placement import GRACE_S, Placement
 from fastroute.model import parse_address, parse_duration_s
 
 __all__ = ["Home", "Memcached"]
@@ -240,7 +242,8 @@ class Memcached:
     """The store, blocking.
 
     Args:
-        nodes, copies, timeout, tls, username, password, value_bytes_max: as for fastroute.Memcached.
+        nodes, copies, timeout, tls, username, password, value_bytes_max, previous_nodes, grace, clock: as for
+            fastroute.Memcached.
 
     Raises:
         UsageError: an argument that is not accepted.
@@ -256,9 +259,11 @@ class Memcached:
         username: str | None = None,
         password: str | None = None,
         value_bytes_max: int = VALUE_BYTES_MAX,
+        previous_nodes: str | Iterable[str] = (),
+        grace: str | float = GRACE_S,
+        clock: Clock = SYSTEM,
     ) -> None:
-        names = node_names(nodes)
-        check_copies(copies, names)
+        self._placement = Placement(nodes, copies=copies, previous_nodes=previous_nodes, grace=grace, clock=clock)
         self.copies = copies
         self._timeout_s = parse_duration_s(timeout, name="timeout")
         if not 0.001 <= self._timeout_s <= TIMEOUT_S_MAX:
@@ -270,8 +275,8 @@ class Memcached:
         self._credentials = None if username is None else f"{username} {password}".encode()
         self._tls: ssl.SSLContext | None = tls_context(tls)
         self._value_bytes_max = value_bytes_max
-        self.names = names
-        self._seeds = node_seeds(names)
+        self.names = self._placement.names
+        self._seeds = self._placement.seeds
         self._open()
 
     def _open(self) -> None:
@@ -293,6 +298,11 @@ class Memcached:
             node.name, node.credentials, node.value_bytes_max = name, self._credentials, self._value_bytes_max
             self._nodes.append(node)
 
+    @property
+    def up_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that were reached the last time they were asked, or have not been asked yet."""
+        return tuple([name for name, away_s in zip(self.names, self._away_until_s, strict=True) if not away_s])
+
     def close(self) -> None:
         """Close the connections that are in the pools; the next request makes new ones."""
         for node in self._nodes:
@@ -306,7 +316,7 @@ class Memcached:
 
     @contextlib.contextmanager
     def _connection(self, key: bytes, node: int | None = None) -> Iterator[_Connection]:
-        # A connection to that node, else to the key's home; it goes back to the pool unless something was wrong with it.
+        # To that node, else to the key's home; the connection goes back to the pool unless something was wrong with it.
         if os.getpid() != self._pid:
             self._open()  # forked: the parent's connections must not be used by two
         index = home_of(key, self._seeds) if node is None else node
@@ -327,7 +337,7 @@ class Memcached:
 
     def homes_of(self, key: Key) -> tuple[Home, ...]:
         """The nodes that hold this key's binding, in the order in which they decide: `copies` of them, or all."""
-        return tuple([self._homes[index] for index in homes_of(key, self._seeds, self.copies)])
+        return tuple([self._homes[index] for index in self._placement.homes_of(key)])
 
     def _ask(self, key: bytes, command: bytes, read: Reader, node: int | None = None) -> Reply:
         with self._connection(key, node) as connection:
@@ -414,6 +424,7 @@ class Memcached:
                 with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
                     connection.ready()
                     connection.exchange(b"mn\r\n", read_word({b"MN": HIT}))
+                self._away_until_s[index] = 0.0
                 answers[name] = True
             except (MemcacheDown, MemcacheUnknown, MemcacheProtocolError):
                 answers[name] = False

@@ -104,6 +104,9 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
                     username=config.store.username or None,
                     password=config.store.password.decode() if config.store.password is not None else None,
                     watch=config.store.watch,
+                    previous_nodes=config.store.previous_memcached,
+                    grace=config.store.grace_s
+                    or 2 * max(one.sticky.ttl_s for one in config.pools.values() if one.sticky),
                 )
                 await parts.stack.enter_async_context(parts.store)
         for name, pool_config in config.pools.items():
@@ -164,6 +167,7 @@ async def _open_pool(
                 zone=parts.zone,
                 near_ttl=config.store.near_ttl_s if config.store else "2s",
                 clock=clock,
+                max_lifetime=sticky.max_lifetime_s,
             )
         )
     own_cookie: Any = _OwnCookie(codec, sticky.cookie.name) if sticky and codec else None

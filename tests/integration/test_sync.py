@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import time
 
 import pytest
 
 import fastroute
 import fastroute.sync
-from fastroute.errors import ConnectError
+from fastroute.errors import ConnectError, MemcacheError
 from tests.support.memcached import Memcached as MemcachedServer
 
 SECRET = b"an identity secret of at least 32 bytes"
@@ -86,3 +87,49 @@ def test_without_the_store_the_answer_is_the_one_every_replica_computes(memcache
                 router = fastroute.sync.Router(pool(), affinity=affinity)
                 answers.append([router.route(f"u{n}").server.name for n in range(20)])
         assert answers[0] == answers[1]
+
+
+def test_known_keys_keep_their_servers_without_asking_while_the_store_is_away_and_are_verified_when_it_is_back(
+    memcached,
+):
+    with (
+        fastroute.sync.Memcached([memcached.address], timeout="2s") as store,
+        fastroute.sync.Affinity(store, identity_secret=SECRET, near_ttl="1ms") as affinity,
+    ):
+        router = fastroute.sync.Router(pool(), affinity=affinity)
+        before = {f"u{n}": router.route(f"u{n}").server.name for n in range(20)}
+        time.sleep(0.2)  # past near_ttl
+        assert router.route_nowait("u0") is None
+        memcached.kill()
+        end_s = time.monotonic() + 10
+        while not next(iter(affinity._binders)).trust_stale:  # the first request may find its connection cut
+            router.route("u0")
+            assert time.monotonic() < end_s
+        assert {key: router.route_nowait(key).server.name for key in before} == before
+        memcached.start()
+        while next(iter(affinity._binders)).trust_stale:
+            time.sleep(0.01)
+            assert time.monotonic() < end_s
+        time.sleep(0.2)
+        assert router.route_nowait("u0") is None, "verified again"
+        assert {key: router.route(key).server.name for key in before} == before
+    with (
+        fastroute.sync.Memcached([memcached.address], timeout="2s") as store,
+        fastroute.sync.Affinity(store, identity_secret=SECRET) as affinity,
+    ):
+        router = fastroute.sync.Router(pool(), affinity=affinity)
+        assert {key: router.route(key).server.name for key in before} == before, "the store has them again"
+
+
+def test_release_blocking_says_what_came_of_it(memcached):
+    with (
+        fastroute.sync.Memcached([memcached.address], timeout="2s") as store,
+        fastroute.sync.Affinity(store, identity_secret=SECRET) as affinity,
+    ):
+        router = fastroute.sync.Router(pool(), affinity=affinity)
+        router.route("u")
+        assert router.release("u") == "released"
+        assert router.release("u") == "absent"
+        memcached.kill()
+        with pytest.raises(MemcacheError):
+            router.release("u")

@@ -15,7 +15,7 @@ from fastroute.affinity.base import AffinityBase
 from fastroute.affinity.record import Record, server_id
 from fastroute.clock import SYSTEM
 from fastroute.errors import ConnectError
-from fastroute.memcache.client import DELETED, DOWN, HIT, MISS, NOT_STORED, STORED, UNKNOWN
+from fastroute.memcache.client import DOWN, HIT, MISS, NOT_STORED, STORED, UNKNOWN
 from tests.support.register import Register
 
 S1, S2, S3 = (server_id(f"S{n}") for n in (1, 2, 3))
@@ -74,10 +74,10 @@ class Store:
             self.put(name, value)
         return make_reply(UNKNOWN), await self._answer("cas", name)
 
-    async def delete(self, name, token):
+    async def expire_key(self, name, token):
         await self.gate.wait()
         self.values.pop(name, None)
-        return make_reply(DELETED)
+        return make_reply(STORED)
 
 
 @pytest.fixture

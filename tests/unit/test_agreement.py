@@ -59,7 +59,7 @@ def test_what_is_no_record_is_none():
 def test_new_key_is_claimed_in_one_round_trip():
     decision, asked = drive(claim(MINE, 60), Register())
     assert (decision.kind, decision.record) == (Kind.WON, MINE)
-    assert asked == [AddThenGet(MINE.pack(), 60)]
+    assert asked == [AddThenGet(MINE.pack(), 60, slide=True)]
 
 
 def test_loser_of_a_claim_adopts_the_winner_in_one_round_trip():

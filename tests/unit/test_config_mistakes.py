@@ -249,7 +249,6 @@ LATER = [
     ('pool = "app"', 'pool = "app"\nprotocol = "tcp"'),
     ('pool = "app"', 'pool = "app"\ntls = { certificate = "c", key = "k" }'),
     ('pool = "app"', 'pool = "app"\ntimeouts.tunnel_idle = "1h"'),
-    ("[store]", "[store]\ncopies = 2"),
     ("[store]", "[store]\nwatch = true"),
     ("[pools.app]", "[pools.app]\nretry.budget = 0.2"),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
@@ -260,8 +259,6 @@ LATER = [
     ('on = "insert"', 'on = "json:user"'),
     ('on = "insert"', 'on = "client-ip/24"'),
     ('on = "insert"', 'on = ["cookie:a", "client-ip"]'),
-    ('on = "insert"', 'on = "insert"\nmax_lifetime = "1h"'),
-    ('on = "insert"', 'on = "insert"\non_failure = "fail"'),
     ('on = "insert"', 'on = "insert"\nhint_cookie = true'),
     ("[store]", "[cache]\nenabled = true\n[store]"),
     ("[store]", '[admin]\nbind = "127.0.0.1:9900"\n[store]'),
@@ -301,6 +298,13 @@ def test_a_store_takes_tls_and_a_short_password():
     assert config.store.password == b"pa55"
     assert "pa55" not in repr(config.store)
     assert loads(GOOD.replace("[store]", "[store]\ntls = true", 1)).config.store.tls is True
+
+
+def test_more_copies_than_nodes_are_refused():
+    error = refused(GOOD.replace("[store]", "[store]\ncopies = 2", 1))
+    assert "accepted: 1 to 1" in str(error)
+    two = GOOD.replace('"10.0.0.5:11211"', '"10.0.0.5:11211", "10.0.0.6:11211"', 1)
+    assert loads(two.replace("[store]", "[store]\ncopies = 2", 1)).config.store.copies == 2
 
 
 @pytest.mark.parametrize("policy", ["random", "least-connections", "two-choices", "peak-ewma", "prequal"])

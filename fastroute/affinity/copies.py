@@ -1,0 +1,258 @@
+"""Claim, renew, move, release and touch of a key that several nodes hold: home decides, followers settle.
+
+What it is: state machines over those of agreement.py, which act on one node; with one home they are the same.
+What it is not: it does no I/O and does not know which nodes they are (Memcached.homes_of does: the first `copies` of
+the key's order of nodes; while the list of nodes changes the old order's before the new order's).
+
+The homes of a key are ranked. The rules:
+
+  * The first home that can be reached decides: it is claimed and moved as a single node would be (I2, I3). In its
+    absence the next one is acting home. A later rank never overrules it, except by a later decision of its own term.
+  * Nothing is claimed at a home that has nothing before its followers were looked at: a node that came back empty
+    must not outvote what they know. What they have is restored to it by ME + read (read repair).
+  * Followers are settled before a claim, a move or a restored record is believed: either node may die the moment
+    after. A follower's record with a later generation of the term is written up at home and adopted; any other
+    difference is overwritten by compare-and-set: the incumbent at home wins ties. What is only read (a binding that
+    stands at home) is believed at once; its followers are settled off the request's path by touch(): that cannot
+    break I1-I4, which the home alone keeps, and a follower that nobody has settled is found by the next touch (I10).
+  * A follower that does not answer is left to the next touch; it never holds a decision up, or the store's
+    availability would be that of its worst node.
+  * Where the homes seen by two replicas differ (a partition), both may decide; the first to reach home wins when it is
+    over. That is the price of two nodes without a quorum; see docs/design/agreement.md.
+
+Every loop is bounded by TRIES_MAX or the number of homes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from fastroute.affinity import agreement
+from fastroute.affinity.agreement import (
+    TRIES_MAX,
+    AddThenGet,
+    Answer,
+    CasThenGet,
+    Command,
+    Decision,
+    Heard,
+    Kind,
+    Lookup,
+    Steps,
+)
+from fastroute.affinity.record import Record
+
+__all__ = ["claim", "move", "release", "renew", "touch"]
+
+_WORST_FIRST = (Kind.MOVED, Kind.UNKNOWN, Kind.DOWN, Kind.RELEASED, Kind.ABSENT)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a look at the homes found: the acting home (-1: none), its record, and the best of its followers."""
+
+    acting: int = -1
+    record: Record | None = None
+    token: Any = None
+    best: Record | None = None
+    unknown: bool = False
+
+    @property
+    def nobody(self) -> Decision:
+        """The outcome where no home answered."""
+        return Decision(Kind.UNKNOWN if self.unknown else Kind.DOWN)
+
+
+def claim(candidate: Record, ttl_s: int, *, full_ttl_s: int | None = None, homes: int = 1) -> Steps:
+    """agreement.claim, on all homes of the key.
+
+    Args:
+        candidate, ttl_s, full_ttl_s: as there.
+        homes: how many homes the key has, 1 or more.
+
+    Returns:
+        As there; ADOPTED also where a follower knew what home had lost.
+    """
+    if homes == 1:
+        return (yield from agreement.claim(candidate, ttl_s, full_ttl_s=full_ttl_s))
+    return (yield from _agree(candidate, ttl_s, full_ttl_s or ttl_s, homes))
+
+
+def renew(known: Record, ttl_s: int, *, homes: int = 1) -> Steps:
+    """agreement.renew, on all homes of the key; one round trip where it stands at home."""
+    if homes == 1:
+        return (yield from agreement.renew(known, ttl_s))
+    return (yield from _agree(known, ttl_s, ttl_s, homes))
+
+
+def move(
+    known: Record | None,
+    token: Any,
+    successor: Callable[[Record], Record],
+    usable: Callable[[Record], bool],
+    first: Callable[[], Record],
+    ttl_s: int,
+    *,
+    homes: int = 1,
+) -> Steps:
+    """agreement.move, on all homes of the key: all are read first, so that no later decision is moved past."""
+    if homes == 1:
+        return (yield from agreement.move(known, token, successor, usable, first, ttl_s))
+    decision = Decision(Kind.UNKNOWN)
+    for _ in range(TRIES_MAX):
+        seen = yield from _look(homes, ttl_s, all_of_them=True)
+        if seen.acting < 0:
+            return seen.nobody
+        best = seen.best
+        behind = best is not None and (seen.record is None or best.outranks(seen.record))
+        if best is not None and behind and (known is None or not known.outranks(best)):
+            decision = yield from agreement.claim(best, ttl_s, home=seen.acting)
+            if decision.record is None:  # it went away meanwhile: the next home decides
+                continue
+        decision = yield from agreement.move(known, None, successor, usable, first, ttl_s, home=seen.acting)
+        if decision.record is None:
+            continue
+        written = decision.record
+        decision = yield from _settle(decision, ttl_s, homes, seen.acting)
+        assert decision.record is not None
+        if decision.record.same_decision(written) or usable(decision.record):
+            return decision
+        known = decision.record  # a follower came up with a later decision, of no use here
+    return decision
+
+
+def touch(ttl_s: int, *, homes: int = 1) -> Steps:
+    """Slide the expiry of what is bound, on every home; settle followers, restore home (I8, I10). Binds nothing.
+
+    Returns:
+        WON with the record that stands, ADOPTED where a follower's stands now, ABSENT, UNKNOWN or DOWN.
+    """
+    if homes == 1:
+        answer = yield Lookup(ttl_s)
+        if answer.heard in (Heard.DOWN, Heard.UNKNOWN):
+            return Decision(Kind(answer.heard.value))
+        found = Record.unpack(answer.data)
+        return Decision(Kind.ABSENT) if found is None else Decision(Kind.WON, found, answer.token)
+    seen = yield from _look(homes, ttl_s)
+    if seen.acting < 0:
+        return seen.nobody
+    decision = Decision(Kind.WON, seen.record, seen.token)
+    if seen.record is None:
+        if seen.best is None:
+            return Decision(Kind.UNKNOWN if seen.unknown else Kind.ABSENT)
+        decision = yield from agreement.claim(seen.best, ttl_s, home=seen.acting)
+        if decision.record is None:
+            return decision
+    return (yield from _settle(decision, ttl_s, homes, seen.acting))
+
+
+def release(*, homes: int = 1) -> Steps:
+    """agreement.release, on all homes of the key.
+
+    Followers first, then home, then followers once more: whoever looks in between finds the binding as it was, or
+    writes it to a follower again, from where it would come back.
+
+    Returns:
+        The worst that was met: MOVED (a decision made meanwhile stays), UNKNOWN, DOWN (of any home: its copy may come
+        back with it), RELEASED, ABSENT.
+    """
+    if homes == 1:
+        return (yield from agreement.release())
+    met: dict[int, Decision] = {}
+    for rank in [*reversed(range(homes)), *range(1, homes)]:
+        again = rank in met
+        if again and met[rank].kind is Kind.DOWN:
+            continue
+        decision = yield from agreement.release(home=rank)
+        if not again or decision.kind is not Kind.ABSENT:
+            met[rank] = decision
+    return min(met.values(), key=lambda one: _WORST_FIRST.index(one.kind))
+
+
+def _agree(candidate: Record, ttl_s: int, full_ttl_s: int, homes: int) -> Steps:
+    """What claim and renew are over several homes: what stands, else what followers know, else the candidate."""
+    for _ in range(homes):  # a home that goes away meanwhile leaves the decision to the next
+        seen = yield from _look(homes, full_ttl_s)
+        if seen.acting < 0:
+            return seen.nobody
+        if seen.record is not None and not candidate.outranks(seen.record):
+            kind = Kind.WON if seen.record.same_decision(candidate) else Kind.ADOPTED
+            return Decision(kind, seen.record, seen.token)
+        wanted, lifetime_s = candidate, ttl_s
+        if seen.best is not None and not candidate.outranks(seen.best):
+            wanted, lifetime_s = seen.best, full_ttl_s
+        decision = yield from agreement.claim(wanted, lifetime_s, full_ttl_s=full_ttl_s, home=seen.acting)
+        if decision.record is None:
+            continue
+        if decision.kind is Kind.WON and not decision.record.same_decision(candidate):
+            decision = Decision(Kind.ADOPTED, decision.record, decision.token)
+        return (yield from _settle(decision, lifetime_s, homes, seen.acting, fresh=seen.best is None))
+    return decision
+
+
+def _look(homes: int, ttl_s: int, *, all_of_them: bool = False) -> Generator[Command, Answer, _Seen]:
+    """Read home, sliding; further homes only while nothing is found at home, or all of them."""
+    seen = _Seen()
+    for rank in range(homes):
+        answer = yield Lookup(ttl_s, rank)
+        if answer.heard is Heard.UNKNOWN:  # its connection was given up: now it answers on a new one, or is down
+            answer = yield Lookup(ttl_s, rank)
+        if answer.heard is Heard.UNKNOWN:
+            seen.unknown = True
+        if answer.heard in (Heard.UNKNOWN, Heard.DOWN):
+            continue
+        found = Record.unpack(answer.data)
+        if seen.acting < 0:
+            seen.acting, seen.record, seen.token = rank, found, answer.token
+            if found is not None and not all_of_them:
+                break
+        elif found is not None and (seen.best is None or found.outranks(seen.best)):
+            seen.best = found
+    return seen
+
+
+def _settle(decision: Decision, ttl_s: int, homes: int, acting: int, *, fresh: bool = False) -> Steps:
+    """Bring the decision to the acting home's followers; a follower's later decision of the term wins instead.
+
+    Args:
+        decision: with a record that stands at the acting home.
+        fresh: nothing is expected at the followers: add at once instead of looking first (a look is not announced to
+            watchers, a refused add is).
+    """
+    record = decision.record
+    assert record is not None
+    for _ in range(homes):
+        later: Record | None = None
+        for rank in range(acting + 1, homes):
+            found = yield from _settle_one(record, ttl_s, rank, fresh=fresh)
+            if found is not None and found.outranks(later or record):
+                later = found
+        if later is None:
+            break
+        up = yield from agreement.claim(later, ttl_s, home=acting)
+        if up.record is None:
+            break
+        record, decision = up.record, Decision(Kind.ADOPTED, up.record, up.token)
+    return decision
+
+
+def _settle_one(record: Record, ttl_s: int, rank: int, *, fresh: bool) -> Generator[Command, Answer, Record | None]:
+    """Make one follower say what home says; the follower's record if it is a later decision of the same term."""
+    packed = record.pack()
+    answer = yield AddThenGet(packed, ttl_s, rank) if fresh else Lookup(ttl_s, rank)
+    for _ in range(TRIES_MAX):
+        if answer.heard is Heard.DOWN:
+            return None
+        if answer.heard is Heard.UNKNOWN:
+            answer = yield Lookup(ttl_s, rank)
+            continue
+        if answer.heard is Heard.NOTHING:
+            answer = yield AddThenGet(packed, ttl_s, rank)
+            continue
+        found = Record.unpack(answer.data)
+        if found is not None and (found.same_decision(record) or found.outranks(record)):
+            return found
+        answer = yield CasThenGet(packed, answer.token, ttl_s, rank)
+    return None
