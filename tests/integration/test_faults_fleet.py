@@ -19,8 +19,9 @@ from tests.support.faults import Crowd, Report, Rig
 from tests.support.shared import shared
 
 HOLD_S = 0.8
-IN_FLIGHT = 16
-"""Requests that the crowd has under way at a time: so many may fail when the balancer they went to is killed."""
+IN_FLIGHT = 2 * 16
+"""Of the crowd's 16 tasks each may lose two requests to a balancer that is killed: on the connection it had kept, and on
+the one that it then got while the last of the balancer's processes was dying."""
 
 RigMaker = Callable[..., Rig]
 
