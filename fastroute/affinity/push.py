@@ -222,34 +222,38 @@ class PushChannel:
             self.statistics.rests += 1
             _log.warning("store: the push channel loses too much (last: %s); off for %.0f s", cause, self._rest_s)
 
-    def facts(self, node: NodeWatch, facts: NodeFacts) -> None:
-        """A node that has another life than the zone remembers has lost its records: they are written again."""
+    def facts(self, node: NodeWatch, facts: NodeFacts, first: bool) -> None:
+        """A node that shows another life than the zone remembers has lost its records: they are written again. One that
+        was away, or is new to the zone, gets what was decided without it."""
         life = NodeLife(facts.pid, facts.start_s, facts.flushes)
-        name = xxh64(node.name) or 1
-        known = self.board.life_of(name)
-        if (
-            known is not None
-            and (known.pid, known.flushes) == (life.pid, life.flushes)
-            and (abs(known.start_s - life.start_s) <= 1)
-        ):
-            return
+        known = self.board.life_of(_node_digest(node.name))
+        same = known is not None and (known.pid, known.flushes) == (life.pid, life.flushes)
+        same = same and known is not None and abs(known.start_s - life.start_s) <= 1
         running = self._mending.get(node.name)
         if running is not None and running[0] == life and not running[1].done():
             return
+        if same and not first:
+            return
         if running is not None:
             running[1].cancel()
-        task = asyncio.get_running_loop().create_task(self._mend(node.name, name, life))
+        task = asyncio.get_running_loop().create_task(self._mend(node.name, life, known is None or same))
         self._mending[node.name] = (life, task)
 
-    async def _mend(self, node: str, name: int, life: NodeLife) -> None:
+    async def _mend(self, node: str, life: NodeLife, only_provisional: bool) -> None:
         try:
-            await Republisher(tuple(self.members), self.board, self._store, node, self.statistics).run()
+            await Republisher(
+                tuple(self.members), self.board, self._store, node, self.statistics, only_provisional=only_provisional
+            ).run()
         except StoreAway:
             return  # when it is back its life is looked at again
         except Exception:  # a background errand; keys are restored as they are seen
             _log.exception("store %s: bindings could not be written again", node)
         if self.board.owns:
-            self.board.remember(name, life)
+            self.board.remember(_node_digest(node), life)
+
+
+def _node_digest(name: str) -> int:
+    return xxh64(name) or 1
 
 
 # -- one channel per zone and store in a process -----------------------------------------------------------------------

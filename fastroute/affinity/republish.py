@@ -21,6 +21,7 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from fastroute._core.affinity_table import PROVISIONAL
 from fastroute._core.affinity_table import Record as Entry
 from fastroute.affinity.agreement import Answer, Command, Kind
 from fastroute.affinity.binding import STORE_TTL_MIN_S, Binder
@@ -70,6 +71,7 @@ class Republisher:
         store: the store.
         node: name of the node that lost its records.
         counts: where to count.
+        only_provisional: those alone that were decided while the store was away.
         rate_per_s: bindings written per second.
     """
 
@@ -81,11 +83,12 @@ class Republisher:
         node: str,
         counts: Counts,
         *,
+        only_provisional: bool = False,
         rate_per_s: float = RATE_PER_S,
     ) -> None:
         self._affinities, self._board, self._store = affinities, board, store
         self._node, self._counts = node, counts
-        self._rate_per_s = rate_per_s
+        self._rate_per_s, self._flags = rate_per_s, PROVISIONAL if only_provisional else 0
         self._failed_in_a_row = 0
 
     async def run(self) -> None:
@@ -97,7 +100,9 @@ class Republisher:
         loop = asyncio.get_running_loop()
         due_s = loop.time()
         for affinity in self._affinities:
-            for entries in walk(affinity.table, math.ceil(affinity.ttl_s * 1000 / TICK_MS), self._board.now_tick):
+            for entries in walk(
+                affinity.table, math.ceil(affinity.ttl_s * 1000 / TICK_MS), self._board.now_tick, self._flags
+            ):
                 batch = []
                 for fingerprint, entry in entries:
                     view, slot = self._place(affinity, entry.slot)
@@ -165,19 +170,24 @@ def _steps(
     return decision.kind
 
 
-def walk(table: AffinityTable, ttl_ticks: int, now_tick: int) -> Iterator[list[tuple[bytes, Entry]]]:
+def walk(
+    table: AffinityTable, ttl_ticks: int, now_tick: int, any_flags: int = 0
+) -> Iterator[list[tuple[bytes, Entry]]]:
     """All live records, recently used ones first, in chunks of about SCAN; lock-free, while others write.
 
     Args:
         table: the zone's.
         ttl_ticks: the idle lifetime, whose share left tells how recently a record was used.
         now_tick: now.
+        any_flags: only records with one of these flags; 0 for all.
     """
     edges = [now_tick + ttl_ticks * band // BANDS for band in range(BANDS - 1, 0, -1)]
     until = 0xFFFFFFFF
     for after in (*edges, now_tick):
         bucket: int | None = 0
         while bucket is not None:
-            found, bucket = table.scan(bucket, SCAN, now_tick, expires_after=after, expires_until=until)
+            found, bucket = table.scan(
+                bucket, SCAN, now_tick, any_flags=any_flags, expires_after=after, expires_until=until
+            )
             yield found
         until = after

@@ -229,8 +229,8 @@ class WatchEvents(Protocol):
     def alive(self, node: NodeWatch) -> None:
         """node.alive_s moved ahead."""
 
-    def facts(self, node: NodeWatch, facts: NodeFacts) -> None:
-        """`stats` was answered."""
+    def facts(self, node: NodeWatch, facts: NodeFacts, first: bool) -> None:
+        """`stats` was answered; first: on a new connection, so that the node may have been away."""
 
 
 class NodeWatch:
@@ -431,7 +431,7 @@ class NodeWatch:
 
     def _take(self, facts: NodeFacts) -> None:
         seen, self._seen = self._seen, facts
-        self._events.facts(self, facts)
+        self._events.facts(self, facts, seen is None)
         if seen is None:
             return
         if (facts.pid, facts.flushes) != (seen.pid, seen.flushes) or abs(facts.start_s - seen.start_s) > 1:

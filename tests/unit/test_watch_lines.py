@@ -25,7 +25,7 @@ STREAM = (
     STORED
     + EVICTED
     + b"skipped=1914\n"
-    + b"ts=1.5 gid=8 type=item_store key=fr%3Aa%3Aapp%3AAAAAAAAAAAAAAAAAAAAAAA status=stored cmd=cas ttl=60 cfd=1 size=32\n"
+    + b"ts=1.5 gid=8 type=item_store key=fr%3Aa%3Aapp%3AAAAAAAAAAAAAAAAAAAAAAA status=stored cmd=cas cfd=1 size=32\n"
     + b"ts=1.5 gid=9 type=item_store key=k status=exists cmd=cas ttl=0 clsid=1 cfd=1 size=0\n"
 )
 MEANING = [
