@@ -280,7 +280,7 @@ cdef class AffinityView:
 
     def expect(self, guard, uint32_t own=0):
         """What the next calls of learn() take over was asked for after `guard`; `own` writes of this process to that key
-        were committed since. None: nothing is known of that (the state to leave behind)."""
+        were committed since. None: there was no channel. To leave behind: expect(None)."""
         self.expected.guarded = guard is not None
         self.expected_own = own
         if guard is not None:

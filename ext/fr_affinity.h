@@ -272,8 +272,11 @@ static inline int fr_aff_learn_guarded(fr_table *table, const fr_fingerprint *ke
     fr_spot spot;
     int known = 0, status;
 
-    if (!guard->guarded)
-        return fr_aff_learn(table, key, now_tick, truth, out);
+    if (!guard->guarded) {
+        /* The lines of own writes may come all the same (the channel is in doubt): they are no reason to ask again. */
+        ours.flags |= (uint8_t)(FR_BIND_ECHO * (own > FR_BIND_ECHO_MAX ? FR_BIND_ECHO_MAX : own));
+        return fr_aff_learn(table, key, now_tick, &ours, out);
+    }
     status = fr_aff_open(table, key, &place, now_tick, &stripe, &known, &spot, &standing);
     if (status == FR_AFF_BUSY)
         return status;

@@ -277,7 +277,7 @@ class AffinityBase:
             while True:
                 answer = await self._ask(homes[command.home], name, command)
                 written += answer.written
-                if view is None or guard is None:
+                if view is None:
                     command = steps.send(answer)
                     continue
                 view.expect(guard, written)

@@ -98,25 +98,32 @@ class Republisher:
             StoreAway: FAILURES_MAX claims in a row had no answer.
         """
         loop = asyncio.get_running_loop()
-        due_s = loop.time()
-        for affinity in self._affinities:
-            for entries in walk(
-                affinity.table, math.ceil(affinity.ttl_s * 1000 / TICK_MS), self._board.now_tick, self._flags
-            ):
+        due_s, batch = loop.time(), []
+        for one in self._all():
+            if one is not None:
+                batch.append(self._restore(*one))
+            elif not batch:
+                await asyncio.sleep(0)  # a stretch of the table without anything to write
+            if len(batch) == CHUNK:
+                await asyncio.gather(*batch)
                 batch = []
+                due_s = max(due_s + CHUNK / self._rate_per_s, loop.time())
+                await asyncio.sleep(max(0.0, due_s - loop.time()))
+        await asyncio.gather(*batch)
+
+    def _all(self) -> Iterator[tuple[Affinity, AffinityView, int, bytes, Entry] | None]:
+        """What is to be written, and None now and then."""
+        for affinity in self._affinities:
+            ttl_ticks = math.ceil(affinity.ttl_s * 1000 / TICK_MS)
+            for entries in walk(affinity.table, ttl_ticks, self._board.now_tick, self._flags):
+                yield None
                 for fingerprint, entry in entries:
                     view, slot = self._place(affinity, entry.slot)
-                    if view is None:
-                        continue
-                    batch.append(self._restore(affinity, view, slot, fingerprint, entry))
-                    if len(batch) == CHUNK:
-                        await asyncio.gather(*batch)
-                        batch = []
-                        due_s = max(due_s + CHUNK / self._rate_per_s, loop.time())
-                        await asyncio.sleep(max(0.0, due_s - loop.time()))
-                await asyncio.gather(*batch)
-                due_s += len(batch) / self._rate_per_s
-                await asyncio.sleep(0)
+                    if view is not None and self._lives_there(affinity, view, fingerprint):
+                        yield affinity, view, slot, fingerprint, entry
+
+    def _lives_there(self, affinity: Affinity, view: AffinityView, fingerprint: bytes) -> bool:
+        return any(node.name == self._node for node in affinity._homes(affinity._name(view, fingerprint)))
 
     @staticmethod
     def _place(affinity: Affinity, zone_slot: int) -> tuple[AffinityView | None, int]:
@@ -131,8 +138,6 @@ class Republisher:
     ) -> None:
         name = affinity._name(view, fingerprint)
         homes = affinity._homes(name)
-        if all(node.name != self._node for node in homes):
-            return
         left_ticks = max(0, entry.expires_tick - self._board.now_tick)
         left_s = max(STORE_TTL_MIN_S, math.ceil(left_ticks * TICK_MS / 1000))
         record = Record(entry.term, entry.generation, server_id(view.pool.server_at(slot).name), affinity._writer)

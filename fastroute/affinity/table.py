@@ -134,9 +134,9 @@ class Affinity(AffinityBase):
 
     # -- the protocol that Router uses ---------------------------------------------------------------------------------
 
-    def attach(self, pool: Pool) -> AffinityView:
+    def attach(self, pool: Pool, *, on_failure: str = "move") -> AffinityView:
         """This pool's view of the near table."""
-        view = super().attach(pool)
+        view = super().attach(pool, on_failure=on_failure)
         if self.store is not None:
             view.watch(store_digest(self.store))
         return view
