@@ -42,6 +42,11 @@ cdef extern from "fr_affinity.h" nogil:
                        const fr_binding *wanted, fr_binding *out) noexcept
     int fr_aff_remove(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, uint64_t term,
                       uint32_t generation) noexcept
+    int fr_aff_learn_guarded(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth,
+                             const fr_guard *guard, uint32_t own, fr_binding *out) noexcept
+    int fr_aff_take_touch(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *found,
+                          uint32_t expires_tick) noexcept
+    void fr_aff_want_touch(fr_table *table, const fr_fingerprint *key, uint32_t now_tick) noexcept
     int fr_aff_touch(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, uint64_t term, uint32_t generation,
                      uint32_t expires_tick, uint32_t verified_tick, uint8_t clear_flags) noexcept
 
@@ -127,7 +132,7 @@ cdef extern from *:
     uint64_t fr_test_probe(fr_table *table, uint64_t first, uint64_t count, uint64_t rounds, uint32_t now_tick,
                            int chained) noexcept nogil
 
-__all__ = ["ABSENT", "BUSY", "FOUND", "ONCE", "OTHER", "PROVISIONAL", "WROTE", "AffinityTable", "Record", "arm_kill_point",
+__all__ = ["ABSENT", "BUSY", "ECHO", "FOUND", "GUARDED", "ONCE", "OTHER", "PROVISIONAL", "WROTE", "AffinityTable", "Record", "arm_kill_point",
            "fingerprint_for_test", "kill_points_passed"]
 
 ABSENT = FR_AFF_ABSENT
@@ -137,6 +142,8 @@ OTHER = FR_AFF_OTHER
 BUSY = FR_AFF_BUSY
 ONCE = FR_BIND_ONCE
 PROVISIONAL = FR_BIND_PROVISIONAL
+GUARDED = FR_BIND_GUARDED
+ECHO = FR_BIND_ECHO
 
 
 class Record(NamedTuple):
@@ -205,6 +212,17 @@ cdef class AffinityTable:
                    fr_binding *out) noexcept nogil:
         return fr_aff_learn(self.table, key, now_tick, truth, out)
 
+    cdef int learn_guarded(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth,
+                           const fr_guard *guard, uint32_t own, fr_binding *out) noexcept nogil:
+        return fr_aff_learn_guarded(self.table, key, now_tick, truth, guard, own, out)
+
+    cdef int take_touch(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *found,
+                        uint32_t expires_tick) noexcept nogil:
+        return fr_aff_take_touch(self.table, key, now_tick, found, expires_tick)
+
+    cdef void want_touch(self, const fr_fingerprint *key, uint32_t now_tick) noexcept nogil:
+        fr_aff_want_touch(self.table, key, now_tick)
+
     cdef int replace(self, const fr_fingerprint *key, uint32_t now_tick, uint64_t term, uint32_t generation,
                      const fr_binding *wanted, fr_binding *out) noexcept nogil:
         return fr_aff_replace(self.table, key, now_tick, term, generation, wanted, out)
@@ -263,13 +281,30 @@ cdef class AffinityTable:
         cdef fr_fingerprint key = _key(fingerprint)
         return self.touch(&key, now_tick, term, generation, expires_tick, verified_tick, clear_flags)
 
+    def learn_guarded_record(self, bytes fingerprint, uint32_t now_tick, record, guard, uint32_t own=0):
+        """(status, record that stands): learn_record of an answer that was asked for after `guard` (of PushBoard.guard)."""
+        cdef fr_fingerprint key = _key(fingerprint)
+        cdef fr_binding truth = _binding(record), out
+        cdef fr_guard taken
+        taken.guarded = guard is not None
+        if guard is not None:
+            taken.epoch, taken.sequence = guard
+        cdef int status = self.learn_guarded(&key, now_tick, &truth, &taken, own, &out)
+        return status, None if status == FR_AFF_BUSY else _record(&out)
+
+    def take_touch_record(self, bytes fingerprint, uint32_t now_tick, record, uint32_t expires_tick):
+        """Status of taking a touch of `record` (as it was looked up) on: WROTE for one process of those that try."""
+        cdef fr_fingerprint key = _key(fingerprint)
+        cdef fr_binding found = _binding(record)
+        return self.take_touch(&key, now_tick, &found, expires_tick)
+
     def remove_record(self, bytes fingerprint, uint32_t now_tick, uint64_t term=0, uint32_t generation=0):
         """Status of removing a record: WROTE, OTHER, ABSENT or BUSY."""
         cdef fr_fingerprint key = _key(fingerprint)
         return self.remove(&key, now_tick, term, generation)
 
     def scan(self, uint32_t start_bucket, uint32_t limit, uint32_t now_tick, *, slot=None, uint8_t any_flags=0,
-             uint32_t expires_after=0):
+             uint32_t expires_after=0, uint32_t expires_until=0xFFFFFFFF):
         """Live records from a bucket on.
 
         Args:
@@ -278,7 +313,8 @@ cdef class AffinityTable:
             now_tick: what counts as live.
             slot: only records of this zone slot; None for all.
             any_flags: only records that carry one of these flags; 0 for all.
-            expires_after: only records that expire later: walking with falling values visits recently used ones first.
+            expires_after, expires_until: only records that expire later than the one, and not later than the other:
+                walks over falling bands visit recently used records first.
 
         Returns:
             (records, next bucket): records as (fingerprint, Record); next bucket None at the end.
@@ -299,7 +335,7 @@ cdef class AffinityTable:
                     continue
                 if any_flags and not bindings[i].flags & any_flags:
                     continue
-                if bindings[i].expires_tick > expires_after:
+                if expires_after < bindings[i].expires_tick <= expires_until:
                     records.append((<bytes>(<char *>&keys[i])[:sizeof(fr_fingerprint)], _record(&bindings[i])))
         return records, bucket if bucket < count else None
 

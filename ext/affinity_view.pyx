@@ -7,7 +7,8 @@ What it is not: the store, or a decision about moves; it says what stands and wh
 Rules of this file:
   * A record counts only while its server is one of this pool and may take bound requests; else near() says MISS.
   * With a store, an entry is trusted for near_ttl after the store confirmed it (bounded staleness), or for as long as
-    the store is known to be away (trust_stale).
+    the push channel watches it (ext/fr_push.h), or for as long as the store is known to be away (trust_stale).
+  * What was read from the store is watched only if a guard was taken before the reading: see guard() and expect().
   * Without one, the zone is the agreement: first writer wins, and a hit slides the idle expiry here.
 """
 
@@ -17,19 +18,34 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from fastroute._core.affinity_table cimport (
-    FR_AFF_ABSENT, FR_AFF_BUSY, FR_AFF_FOUND, FR_AFF_OTHER, FR_AFF_WROTE, FR_BIND_ONCE, FR_BIND_PROVISIONAL,
-    AffinityTable, fr_binding
+    FR_AFF_ABSENT, FR_AFF_BUSY, FR_AFF_FOUND, FR_AFF_OTHER, FR_AFF_WROTE, FR_BIND_GUARDED, FR_BIND_ONCE, FR_BIND_PROVISIONAL,
+    AffinityTable, fr_binding, fr_guard
 )
 from fastroute._core.base cimport FR_NO_SLOT, fr_now_ms, fr_now_tick, fr_ticks_of_ms
 from fastroute._core.hashes cimport fr_fingerprint, fr_siphash128
 from fastroute._core.pool cimport Pool
+from fastroute._core.zone cimport fr_table
 
 from fastroute.errors import UsageError
+
+cdef extern from "fr_push.h" nogil:
+    ctypedef struct fr_push:
+        uint64_t store
+    int fr_push_holds(const fr_push *push, uint64_t store, uint32_t verified_tick, uint32_t now_tick) noexcept
+    fr_guard fr_push_guard(const fr_push *push, uint64_t store, uint32_t now_tick) noexcept
+    int fr_push_mark(fr_table *table, const fr_fingerprint *key, int all) noexcept
+
+cdef extern from *:
+    """
+    static const fr_push *fr_push_of(const fr_table *table) { return table->push; }
+    """
+    const fr_push *fr_push_of(const fr_table *table) noexcept nogil
 
 cdef enum:
     ZONE_SLOTS = 65536                  # zone slots are 16 bits
     TERM_RANDOM_BITS = 38               # fastroute/affinity/record.py: above them the second the term was drawn in
     TERM_SECONDS_MASK = 0x3FFFFFF
+    TOUCH_SHARE = 4                     # the store's record is touched when 1/4 of its lifetime has passed, +-10 % of that
     SLIDE_SHIFT = 6                     # an expiry may lag by 1/64 of the lifetime: a write per key and 28 s at 30 m
 
 BUSY = "busy"
@@ -83,6 +99,11 @@ cdef class AffinityView:
         self.near_ticks = fr_ticks_of_ms(<uint64_t>(near_ttl_s * 1000))
         self.lifetime_s = <uint32_t>max(1.0, max_lifetime_s) if max_lifetime_s > 0 else 0
         self.wall_minus_clock_s = 0
+        self.touch_ticks = self.ttl_ticks - self.ttl_ticks // TOUCH_SHARE - self.ttl_ticks // (10 * TOUCH_SHARE)
+        self.touch_spread = self.ttl_ticks // (5 * TOUCH_SHARE)
+        self.store = 0
+        self.expected.guarded = 0
+        self.expected_own = 0
         self.trust_stale = False
         self.pool_slot_of = <uint16_t *>malloc(ZONE_SLOTS * sizeof(uint16_t))
         if self.pool_slot_of == NULL:
@@ -113,10 +134,10 @@ cdef class AffinityView:
             # Slide the expiry, but only when it lags: reads of a busy key stay reads.
             if (found.flags & FR_BIND_ONCE) or found.expires_tick - now + self.slide_ticks < self.ttl_ticks:
                 self.table.touch(&fingerprint, now, found.term, found.generation, now + self.ttl_ticks, 0, FR_BIND_ONCE)
-        elif now - found.verified_tick > self.near_ticks:
+        elif now - found.verified_tick > self.near_ticks and not self.watched(&found, now):
             return FR_NEAR_MISS
         else:
-            out.wants_touch = (found.flags & FR_BIND_ONCE) != 0
+            out.wants_touch = self.touch_due(&fingerprint, &found, now)
         out.slot = slot
         out.term = found.term
         out.generation = found.generation
@@ -127,6 +148,16 @@ cdef class AffinityView:
         cdef uint64_t age = (<uint64_t>wall_s - (term >> TERM_RANDOM_BITS)) & TERM_SECONDS_MASK
         return <uint32_t>age if age <= TERM_SECONDS_MASK >> 1 else 0
 
+    cdef bint watched(self, const fr_binding *found, uint32_t now) noexcept:
+        return (found.flags & FR_BIND_GUARDED) != 0 and fr_push_holds(fr_push_of(self.table.table), self.store,
+                                                                      found.verified_tick, now)
+
+    cdef bint touch_due(self, const fr_fingerprint *key, const fr_binding *found, uint32_t now) noexcept:
+        # The record in the store was last touched when this one was last given its full lifetime.
+        if found.flags & FR_BIND_ONCE:
+            return True
+        return found.expires_tick - now < self.touch_ticks + <uint32_t>(((key.hi >> 32 & 0xFF) * self.touch_spread) >> 8)
+
     cdef _binding(self, const fr_binding *found, uint32_t now):
         cdef Binding binding = Binding.__new__(Binding)
         cdef uint16_t slot = self.pool_slot_of[found.slot]
@@ -136,7 +167,7 @@ cdef class AffinityView:
         binding.generation = found.generation
         binding.once = (found.flags & FR_BIND_ONCE) != 0
         binding.provisional = (found.flags & FR_BIND_PROVISIONAL) != 0
-        binding.age_ms = (<uint64_t>(now - found.verified_tick)) << 6
+        binding.age_ms = 0 if self.watched(found, now) else (<uint64_t>(now - found.verified_tick)) << 6
         return binding
 
     cdef int _fill(self, fr_binding *wanted, int slot, uint64_t term, uint32_t generation, bint once, bint provisional,
@@ -220,13 +251,63 @@ cdef class AffinityView:
         self._fill(&wanted, slot, term, generation, once, provisional, now)
         return self._verdict(self.table.claim(&parsed, now, &wanted, &out), &out, now)
 
-    def learn(self, bytes fingerprint not None, int slot, uint64_t term, uint32_t generation, *, bint once=False):
-        """Take over what the store said: ("wrote" | "other" | BUSY, the Binding that stands)."""
+    def learn(self, bytes fingerprint not None, int slot, uint64_t term, uint32_t generation, *, bint once=False,
+              uint32_t expires_tick=0):
+        """Take over what the store said: ("wrote" | "other" | BUSY, the Binding that stands).
+
+        Args:
+            expires_tick: when the binding ends; 0 for a full lifetime from now.
+        """
         cdef fr_fingerprint parsed = self._parsed(fingerprint)
         cdef uint32_t now = fr_now_tick(&self.clock)
         cdef fr_binding truth, out
         self._fill(&truth, slot, term, generation, once, False, now)
-        return self._verdict(self.table.learn(&parsed, now, &truth, &out), &out, now)
+        if expires_tick:
+            truth.expires_tick = expires_tick
+        return self._verdict(
+            self.table.learn_guarded(&parsed, now, &truth, &self.expected, self.expected_own, &out), &out, now)
+
+    # ---- the push channel
+
+    def watch(self, uint64_t store):
+        """Believe what the channel of this store (PushBoard.store) watches; 0: nothing."""
+        self.store = store
+
+    def guard(self):
+        """To be taken before the store is asked, for expect(); None without a channel."""
+        cdef fr_guard taken = fr_push_guard(fr_push_of(self.table.table), self.store, fr_now_tick(&self.clock))
+        return (taken.epoch, taken.sequence) if taken.guarded else None
+
+    def expect(self, guard, uint32_t own=0):
+        """What the next calls of learn() take over was asked for after `guard`; `own` writes of this process to that key
+        were committed since. None: there was no channel. To leave behind: expect(None)."""
+        self.expected.guarded = guard is not None
+        self.expected_own = own
+        if guard is not None:
+            self.expected.epoch, self.expected.sequence = guard
+
+    def doubt(self, bytes fingerprint not None):
+        """The entry is a hint from now on: whoever needs it asks the store."""
+        cdef fr_fingerprint parsed = self._parsed(fingerprint)
+        fr_push_mark(self.table.table, &parsed, True)
+
+    def take_touch(self, bytes fingerprint not None):
+        """Is a touch of the store's record due, and this caller the one in the whole zone who is to send it?"""
+        cdef fr_fingerprint parsed = self._parsed(fingerprint)
+        cdef uint32_t now = fr_now_tick(&self.clock)
+        cdef fr_binding found
+        if self.table.lookup(&parsed, now, &found) != FR_AFF_FOUND or not self.touch_due(&parsed, &found, now):
+            return False
+        return self.table.take_touch(&parsed, now, &found, now + self.ttl_ticks) == FR_AFF_WROTE
+
+    def want_touch(self, bytes fingerprint not None):
+        """A touch that was taken on did not reach the store: whoever sees the key next is to send one."""
+        cdef fr_fingerprint parsed = self._parsed(fingerprint)
+        self.table.want_touch(&parsed, fr_now_tick(&self.clock))
+
+    def slot_of_zone(self, int zone_slot):
+        """The pool's slot of a server of the zone's directory; -1: not a server of this pool."""
+        return -1 if not 0 <= zone_slot < ZONE_SLOTS or self.pool_slot_of[zone_slot] == FR_NO_SLOT else self.pool_slot_of[zone_slot]
 
     def replace(self, bytes fingerprint not None, uint64_t old_term, uint32_t old_generation,
                 int slot, uint64_t term, uint32_t generation, *, bint provisional=False):

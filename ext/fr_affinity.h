@@ -1,7 +1,7 @@
 /* fr_affinity.h: the affinity table, fingerprint -> binding, in a zone's memory; safe when a process dies at any store.
  *
  * Not here: where records stand and how they are found (fr_bucket.h), locks and kill points (fr_shm.h), layout (fr_zone.h),
- * agreement between machines, what a slot means.
+ * the push channel (fr_push.h), agreement between machines, what a slot means.
  *
  * Writers: lock the stripe, fill the journal, mark it valid, store, mark it empty (rules in fr_shm.h). The order of stores:
  * home's spill count up, sequence odd, record, tag, sequence even, old record's spill count down, counters. So a reader
@@ -14,7 +14,7 @@
 #ifndef FR_AFFINITY_H
 #define FR_AFFINITY_H
 
-#include "fr_bucket.h"
+#include "fr_push.h"
 
 /* ---- writing under the stripe's lock ----------------------------------------------------------------------------- */
 
@@ -238,6 +238,66 @@ static inline int fr_aff_learn(fr_table *table, const fr_fingerprint *key, uint3
     return status;
 }
 
+/* Make the record that was just written there guarded, or, where the channel cannot tell, the store's word for as long as
+ * it is without a channel. Lines over and above `own`: neither. The caller holds the stripe. */
+static inline void fr_stripe_guard(fr_table *table, const fr_fingerprint *key, const fr_guard *guard, uint32_t own,
+                                   fr_cell *cell, uint32_t now_tick)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    for (int i = 0; i < 4; i++) {
+        uint64_t word = FR_GET_ACQUIRE(&cell->word[4]), next = word & 0xFFFFFFFF00000000ull & ~((uint64_t)FR_BIND_PUSH_MASK << 48);
+        int lines = fr_push_lines(table, guard, key);
+
+        if (lines >= 0) {
+            if ((uint32_t)lines > own || own - (uint32_t)lines > FR_BIND_ECHO_MAX)
+                return;
+            next |= (uint64_t)(FR_BIND_GUARDED | FR_BIND_ECHO * (own - (uint32_t)lines)) << 48;
+        }
+        FR_KILL_POINT();
+        if (__atomic_compare_exchange_n(&cell->word[4], &word, next | now_tick, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+            FR_KILL_POINT();
+            return;
+        }
+    }
+}
+
+/* fr_aff_learn of an answer that was asked for after `guard` was taken; `own`: writes to the key that this process
+ * committed since (rules and proof in fr_push.h). */
+static inline int fr_aff_learn_guarded(fr_table *table, const fr_fingerprint *key, uint32_t now_tick,
+                                       const fr_binding *truth, const fr_guard *guard, uint32_t own, fr_binding *out)
+{
+    fr_place place = fr_place_of(table, key->lo, key->hi);
+    fr_binding standing, ours = *truth;
+    fr_stripe *stripe;
+    fr_spot spot;
+    int known = 0, status;
+
+    if (!guard->guarded) {
+        /* The lines of own writes may come all the same (the channel is in doubt): they are no reason to ask again. */
+        ours.flags |= (uint8_t)(FR_BIND_ECHO * (own > FR_BIND_ECHO_MAX ? FR_BIND_ECHO_MAX : own));
+        return fr_aff_learn(table, key, now_tick, &ours, out);
+    }
+    status = fr_aff_open(table, key, &place, now_tick, &stripe, &known, &spot, &standing);
+    if (status == FR_AFF_BUSY)
+        return status;
+    if (status == FR_AFF_FOUND && standing.term == ours.term && standing.generation > ours.generation) {
+        *out = standing;
+        status = FR_AFF_OTHER;
+    } else {
+        fr_cell *cell;
+        ours.verified_tick = 0;
+        ours.flags &= (uint8_t)~FR_BIND_PUSH_MASK;
+        ours.spare = known ? (uint8_t)(standing.spare + 1) : 0;
+        fr_stripe_put(table, stripe, key, &place, known, &spot, &ours, now_tick);
+        cell = &table->buckets[spot.bucket].cells[spot.cell];
+        fr_stripe_guard(table, key, guard, own, cell, now_tick);
+        fr_cell_copy(cell, out);
+        status = FR_AFF_WROTE;
+    }
+    fr_unlock(&stripe->mutex);
+    return status;
+}
+
 /* Compare and set on (term, generation): WROTE, OTHER with the live record, ABSENT or BUSY. */
 static inline int fr_aff_replace(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, uint64_t term,
                                  uint32_t generation, const fr_binding *wanted, fr_binding *out)
@@ -343,6 +403,59 @@ static inline int fr_aff_touch(fr_table *table, const fr_fingerprint *key, uint3
     }
     FR_ADD(&table->busy_writes, 1u);
     return FR_AFF_BUSY;
+}
+
+/* Take a touch of the store's record on, for all processes of the zone: WROTE for one of those that found it due, and the
+ * record here is extended, so that the others see it done. Lock-free like fr_aff_touch. `found` is what was read. */
+static inline int fr_aff_take_touch(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *found,
+                                    uint32_t expires_tick)
+{
+    fr_place place = fr_place_of(table, key->lo, key->hi);
+    fr_binding old;
+    fr_spot spot;
+    fr_cell *cell;
+    uint64_t words[3], next;
+
+    if (fr_aff_find(table, key, &place, now_tick, &old, &spot) != FR_AFF_FOUND)
+        return FR_AFF_ABSENT;
+    if (old.term != found->term || old.generation != found->generation || old.expires_tick != found->expires_tick ||
+        old.flags != found->flags)
+        return FR_AFF_OTHER;
+    memcpy(words, &old, sizeof(words));
+    cell = &table->buckets[spot.bucket].cells[spot.cell];
+    if (old.flags & FR_BIND_ONCE) {
+        next = words[2] & ~((uint64_t)FR_BIND_ONCE << 48);
+        if (!__atomic_compare_exchange_n(&cell->word[4], &words[2], next, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            return FR_AFF_OTHER;
+        FR_KILL_POINT();
+        if (expires_tick > old.expires_tick)
+            fr_aff_touch(table, key, now_tick, old.term, old.generation, expires_tick, 0, 0);
+        return FR_AFF_WROTE;
+    }
+    next = (words[1] & 0xFFFFFFFFull) | (uint64_t)expires_tick << 32;
+    if (!__atomic_compare_exchange_n(&cell->word[3], &words[1], next, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        return FR_AFF_OTHER;
+    FR_KILL_POINT();
+    return FR_AFF_WROTE;
+}
+
+/* The touch that was taken on did not reach the store: whoever sees the key next is to try. */
+static inline void fr_aff_want_touch(fr_table *table, const fr_fingerprint *key, uint32_t now_tick)
+{
+    fr_place place = fr_place_of(table, key->lo, key->hi);
+
+    for (int i = 0; i < FR_READ_TRIES; i++) {
+        fr_binding old;
+        fr_spot spot;
+        uint64_t words[3];
+
+        if (fr_aff_find(table, key, &place, now_tick, &old, &spot) != FR_AFF_FOUND || old.flags & FR_BIND_ONCE)
+            return;
+        memcpy(words, &old, sizeof(words));
+        if (__atomic_compare_exchange_n(&table->buckets[spot.bucket].cells[spot.cell].word[4], &words[2],
+                                        words[2] | (uint64_t)FR_BIND_ONCE << 48, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            return;
+    }
 }
 
 #endif

@@ -44,7 +44,11 @@ typedef struct {
 
 _Static_assert(sizeof(fr_binding) == 24, "a binding is the last three words of a cell");
 
-enum { FR_BIND_ONCE = 1, FR_BIND_PROVISIONAL = 2 };
+/* GUARDED: since verified_tick the push channel has watched the key (fr_push.h). The two ECHO bits count the lines of the
+ * channel that this machine's own writes will still draw. `spare` counts the lines that came, modulo 256. */
+enum { FR_BIND_ONCE = 1, FR_BIND_PROVISIONAL = 2, FR_BIND_GUARDED = 4, FR_BIND_ECHO = 8 };
+#define FR_BIND_ECHO_MAX 3
+#define FR_BIND_PUSH_MASK (FR_BIND_GUARDED | FR_BIND_ECHO * FR_BIND_ECHO_MAX)
 
 enum { FR_AFF_ABSENT = 0, FR_AFF_FOUND = 1, FR_AFF_WROTE = 2, FR_AFF_OTHER = 3, FR_AFF_BUSY = 4 };
 
@@ -54,6 +58,9 @@ typedef struct {
     fr_stripe *stripes;
     uint32_t stripe_bits, stripe_buckets, stripe_count;
     uint64_t *blocked_until_ms;     /* one per stripe, this process's memory of locks that timed out */
+    fr_push *push;
+    uint64_t *ring;
+    uint32_t ring_mask;
     uint64_t busy_reads, busy_writes;
 } fr_table;
 
@@ -79,6 +86,9 @@ static inline void fr_table_view(fr_table *table, const fr_zone *zone, uint64_t 
     table->stripe_count = zone->plan.stripes;
     table->stripe_buckets = zone->plan.stripe_buckets;
     table->blocked_until_ms = blocked_until_ms;
+    table->push = &zone->header->push;
+    table->ring = (uint64_t *)(zone->base + zone->plan.ring_at);
+    table->ring_mask = zone->plan.ring_entries - 1;
 }
 
 static inline uint64_t fr_table_bucket_count(const fr_zone_plan *plan)

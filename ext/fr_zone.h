@@ -7,6 +7,7 @@
  *               pools       digest of (fleet, pool) and its round-robin cursor, one cache line each
  *               processes   who owns which row of loads, 32 bytes each
  *               loads       requests in flight by process (row) and server slot or pool (column), 4 bytes each (fr_loads.h)
+ *               ring        the last invalidations of the push channel, 8 bytes each (fr_push.h)
  *               stripes     lock and redo journal of a run of buckets, 192 bytes each
  *               buckets     the affinity table, 1024 bytes each, up to the end
  *
@@ -25,7 +26,7 @@
 #include "fr_shm.h"
 
 #define FR_ZONE_MAGIC 0x31656e6f7a5f7266ull     /* "fr_zone1" */
-#define FR_ZONE_LAYOUT 2u
+#define FR_ZONE_LAYOUT 3u
 #define FR_ZONE_IDENTITY_BYTES 16
 
 #define FR_ZONE_BYTES_MIN (256u << 10)
@@ -42,6 +43,11 @@
 #define FR_BUCKET_CELLS 24u
 #define FR_LOAD_ROWS_MIN 4u
 #define FR_LOADS_SHARE 32u                      /* of the zone: 64 MiB have rows for 31 processes */
+#define FR_PUSH_NODES 64u                       /* nodes of one store (NODES_MAX of fastroute/memcache/cluster.py) */
+#define FR_PUSH_RING_MIN 64u
+#define FR_PUSH_RING_MAX 8192u                  /* invalidations remembered: at 400,000 a second, all that a node can announce,
+                                                 * 20 ms, many round trips of a store */
+#define FR_ZONE_BYTES_PER_RING_ENTRY 4096u      /* 32 MiB and more: 8192 entries, 64 KiB */
 
 /* How long the control plane waits for the directory's lock. */
 #define FR_DIRECTORY_WAIT_NS 100000000u
@@ -73,6 +79,28 @@ typedef struct {
     uint64_t lo, hi;
 } fr_directory_journal;
 
+/* What the push channel of this zone's store knows; rules in fr_push.h. The first line is what lookups read. */
+typedef struct {
+    uint64_t live;          /* entries guarded at or after the tick in the low half are the store's word, while the time is
+                             * below the tick in the high half */
+    uint64_t store;         /* digest of the store whose channel this is */
+    uint8_t spare[48];
+    uint64_t lease;         /* of the process that runs the channel: expiry tick << 32 | its token; 0: nobody yet */
+    uint64_t epoch;         /* counts losses: what was read under another one is not guarded */
+    uint64_t sequence;      /* invalidations so far */
+    uint32_t owner_pid;     /* for people */
+    uint32_t spare_word;
+    uint64_t spare_end[4];
+} fr_push;
+
+/* One life of a node of the store: another pid, start or count of flushes means that it has lost its records. */
+typedef struct {
+    uint64_t name;          /* digest; 0: empty */
+    uint32_t pid;
+    uint32_t start_s;       /* on the node's own clock */
+    uint64_t flushes;
+} fr_push_node;
+
 typedef struct {
     uint64_t magic;
     uint32_t layout;
@@ -86,7 +114,10 @@ typedef struct {
     uint32_t server_count;
     uint32_t pool_count;
     uint64_t repairs;       /* of the directory */
-    uint8_t spare_end[FR_ZONE_HEADER_BYTES - 640 - sizeof(fr_directory_journal) - 16];
+    uint8_t spare_push[1024 - 640 - sizeof(fr_directory_journal) - 16];
+    fr_push push;
+    fr_push_node push_nodes[FR_PUSH_NODES];
+    uint8_t spare_end[FR_ZONE_HEADER_BYTES - 1024 - sizeof(fr_push) - FR_PUSH_NODES * sizeof(fr_push_node)];
 } fr_zone_header;
 
 typedef struct {
@@ -134,6 +165,8 @@ _Static_assert(sizeof(fr_server_entry) == 32, "layout");
 _Static_assert(sizeof(fr_pool_entry) == 64, "layout");
 _Static_assert(sizeof(fr_zone_header) == FR_ZONE_HEADER_BYTES, "layout");
 _Static_assert(offsetof(fr_zone_header, lock) == 512 && offsetof(fr_zone_header, journal) == 640, "layout");
+_Static_assert(sizeof(fr_push) == 128 && offsetof(fr_push, lease) == 64 && sizeof(fr_push_node) == 24, "layout");
+_Static_assert(offsetof(fr_zone_header, push) == 1024 && offsetof(fr_zone_header, push_nodes) == 1152, "layout");
 _Static_assert(sizeof(fr_cell) == 40 && offsetof(fr_bucket, cells) == 64 && sizeof(fr_bucket) == 1024, "layout");
 _Static_assert(sizeof(fr_journal) == 64 && sizeof(fr_stripe) == 192, "layout");
 
@@ -146,7 +179,8 @@ typedef struct {
     uint32_t stripe_buckets;
     uint32_t load_rows;         /* processes that are counted in this zone */
     uint32_t load_words;        /* columns of a row: servers, then pools */
-    uint64_t servers_at, pools_at, processes_at, loads_at, stripes_at, buckets_at;
+    uint32_t ring_entries;      /* a power of two */
+    uint64_t servers_at, pools_at, processes_at, loads_at, ring_at, stripes_at, buckets_at;
 } fr_zone_plan;
 
 /* A mapped zone, as this process sees it. */
@@ -177,7 +211,12 @@ static inline int fr_zone_plan_of(uint64_t size_bytes, fr_zone_plan *plan)
     rows = size_bytes / FR_LOADS_SHARE / (plan->load_words * 4ull);
     plan->load_rows = rows < FR_LOAD_ROWS_MIN ? FR_LOAD_ROWS_MIN : rows > FR_LOAD_ROWS_MAX ? FR_LOAD_ROWS_MAX : (uint32_t)rows;
     plan->loads_at = (plan->processes_at + plan->load_rows * (uint64_t)sizeof(fr_load_process) + 63) & ~63ull;
-    plan->stripes_at = plan->loads_at + plan->load_rows * (uint64_t)plan->load_words * 4;
+    plan->ring_entries = FR_PUSH_RING_MIN;
+    while (plan->ring_entries < FR_PUSH_RING_MAX &&
+           plan->ring_entries * 2ull * FR_ZONE_BYTES_PER_RING_ENTRY <= size_bytes)
+        plan->ring_entries *= 2;
+    plan->ring_at = (plan->loads_at + plan->load_rows * (uint64_t)plan->load_words * 4 + 63) & ~63ull;
+    plan->stripes_at = plan->ring_at + plan->ring_entries * 8ull;
     fixed = plan->stripes_at + sizeof(fr_bucket);       /* the last term: for aligning the buckets */
     buckets = (size_bytes - fixed) / sizeof(fr_bucket);
     plan->stripes = FR_STRIPES_MIN;

@@ -18,6 +18,12 @@ cdef extern from "fr_affinity.h" nogil:
         uint8_t spare
     enum: FR_BIND_ONCE                  # claimed for a key seen once only: short ttl until it is seen again
     enum: FR_BIND_PROVISIONAL           # decided while the store was away; claimed with ME when it is back
+    enum: FR_BIND_GUARDED               # the push channel has watched the key since verified_tick (ext/fr_push.h)
+    enum: FR_BIND_ECHO                  # unit of the two bits that count own lines of the channel still to come
+    ctypedef struct fr_guard:
+        uint64_t epoch
+        uint64_t sequence
+        int guarded
     enum: FR_AFF_ABSENT                 # no live record
     enum: FR_AFF_FOUND                  # *out is the live record
     enum: FR_AFF_WROTE                  # this call's record is the live one (*out equals it)
@@ -34,6 +40,14 @@ cdef class AffinityTable:
     cdef int claim(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *wanted, fr_binding *out) noexcept nogil
     # What the store said, which wins over what stands here unless that is the same term with a higher generation: WROTE or OTHER.
     cdef int learn(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth, fr_binding *out) noexcept nogil
+    # learn() of an answer that was asked for after `guard` was taken; own: this process's writes to the key since then.
+    cdef int learn_guarded(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth,
+                           const fr_guard *guard, uint32_t own, fr_binding *out) noexcept nogil
+    # Take a touch of the store's record on: WROTE for one process of those that found it due (found: what lookup gave).
+    cdef int take_touch(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *found,
+                        uint32_t expires_tick) noexcept nogil
+    # The touch that was taken on did not reach the store.
+    cdef void want_touch(self, const fr_fingerprint *key, uint32_t now_tick) noexcept nogil
     # Compare-and-set on (term, generation): WROTE, OTHER (another decision stands), ABSENT.
     cdef int replace(self, const fr_fingerprint *key, uint32_t now_tick, uint64_t term, uint32_t generation,
                      const fr_binding *wanted, fr_binding *out) noexcept nogil

@@ -5,7 +5,9 @@ from fastroute._core.zone import Zone
 __all__ = [
     "ABSENT",
     "BUSY",
+    "ECHO",
     "FOUND",
+    "GUARDED",
     "ONCE",
     "OTHER",
     "PROVISIONAL",
@@ -24,6 +26,8 @@ OTHER: Final[int]
 BUSY: Final[int]
 ONCE: Final[int]
 PROVISIONAL: Final[int]
+GUARDED: Final[int]
+ECHO: Final[int]
 
 class Record(NamedTuple):
     term: int
@@ -45,6 +49,10 @@ class AffinityTable:
     def lookup_record(self, fingerprint: bytes, now_tick: int) -> tuple[int, Record | None]: ...
     def claim_record(self, fingerprint: bytes, now_tick: int, record: Record) -> tuple[int, Record | None]: ...
     def learn_record(self, fingerprint: bytes, now_tick: int, record: Record) -> tuple[int, Record | None]: ...
+    def learn_guarded_record(
+        self, fingerprint: bytes, now_tick: int, record: Record, guard: tuple[int, int] | None, own: int = 0
+    ) -> tuple[int, Record | None]: ...
+    def take_touch_record(self, fingerprint: bytes, now_tick: int, record: Record, expires_tick: int) -> int: ...
     def replace_record(
         self, fingerprint: bytes, now_tick: int, term: int, generation: int, record: Record
     ) -> tuple[int, Record | None]: ...
@@ -68,6 +76,7 @@ class AffinityTable:
         slot: int | None = None,
         any_flags: int = 0,
         expires_after: int = 0,
+        expires_until: int = 0xFFFFFFFF,
     ) -> tuple[list[tuple[bytes, Record]], int | None]: ...
     def check(self) -> int: ...
     def fill_for_test(self, first: int, count: int, now_tick: int, expires_tick: int) -> tuple[int, int, int]: ...

@@ -2,7 +2,7 @@
 # Data plane: near(), which reads the table and judges what it found. Control plane: the Python methods that
 # fastroute.affinity drives. All calls hold the GIL and are bounded in time.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from fastroute._core.affinity_table cimport AffinityTable, fr_binding
+from fastroute._core.affinity_table cimport AffinityTable, fr_binding, fr_guard
 from fastroute._core.base cimport fr_clock
 from fastroute._core.hashes cimport fr_fingerprint, fr_hash_key
 from fastroute._core.pool cimport Pool
@@ -31,6 +31,11 @@ cdef class AffinityView:
     cdef uint32_t near_ticks            # trust in an entry that the store has confirmed; 0: the zone is the agreement
     cdef uint32_t lifetime_s            # absolute, counted from the second in the term; 0: none
     cdef int64_t wall_minus_clock_s     # what makes a wall clock of the view's clock
+    cdef uint32_t touch_ticks           # lifetime left at which the store's record is touched, less the spread
+    cdef uint32_t touch_spread
+    cdef uint64_t store                 # whose push channel is believed; 0: none
+    cdef fr_guard expected              # taken before what learn() is about to take over was asked for
+    cdef uint32_t expected_own
     cdef public bint trust_stale        # the store is away: entries are used however old
     cdef uint16_t *pool_slot_of         # zone slot -> pool slot or FR_NO_SLOT; ZONE_SLOTS entries
     cdef list zone_slot_of              # pool slot -> zone slot
@@ -41,6 +46,9 @@ cdef class AffinityView:
     cdef fr_fingerprint fingerprint_of(self, const uint8_t *key, Py_ssize_t size) noexcept
 
     cdef uint32_t age_s(self, uint64_t term) noexcept
+    # Does the push channel say that this entry is the store's word now?
+    cdef bint watched(self, const fr_binding *found, uint32_t now) noexcept
+    cdef bint touch_due(self, const fr_fingerprint *key, const fr_binding *found, uint32_t now) noexcept
     cdef _binding(self, const fr_binding *found, uint32_t now)
     cdef int _fill(self, fr_binding *wanted, int slot, uint64_t term, uint32_t generation, bint once, bint provisional,
                    uint32_t now) except -1

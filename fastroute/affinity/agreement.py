@@ -117,11 +117,13 @@ class Answer:
         heard: RECORD when bytes came (whatever they hold), else why not.
         data: the bytes.
         token: opaque compare-and-set token, bound to the connection that read it.
+        written: writes of the command that the node said it stored: each draws a line of the push channel.
     """
 
     heard: Heard
     data: bytes | None = None
     token: Any = None
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)

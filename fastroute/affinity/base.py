@@ -9,9 +9,9 @@ import base64
 import collections
 import hashlib
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastroute._core.affinity_table import AffinityTable
 from fastroute._core.affinity_view import AffinityView
@@ -23,6 +23,9 @@ from fastroute.affinity.copies import release
 from fastroute.clock import Clock
 from fastroute.errors import MemcacheDown, MemcacheUnknown, UsageError
 from fastroute.model import check_name, parse_duration_s
+
+if TYPE_CHECKING:
+    from fastroute.affinity.push import NearMode, PushStatistics
 
 __all__ = ["AffinityBase", "AffinityStatistics", "identity_of", "store_key"]
 
@@ -50,6 +53,8 @@ class AffinityStatistics:
         moves: moved, adopted, unknown -> count.
         releases: released, absent, moved, unknown, down -> count.
         touches, touches_dropped, learned, learned_dropped: counts.
+        near_mode: "push" while near entries are believed because of the push channel, "poll" while for near_ttl.
+        push: what this process did for the channel; None without a store.
     """
 
     claims: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -59,6 +64,13 @@ class AffinityStatistics:
     touches_dropped: int = 0
     learned: int = 0
     learned_dropped: int = 0
+    push: PushStatistics | None = None
+    mode_of: Callable[[], NearMode] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def near_mode(self) -> NearMode:
+        """ "push" or "poll"."""
+        return self.mode_of() if self.mode_of is not None else "poll"
 
 
 def identity_of(identity_secret: bytes | None, fleet: str) -> bytes:
@@ -130,6 +142,11 @@ class AffinityBase:
         return self._zone
 
     @property
+    def views(self) -> tuple[AffinityView, ...]:
+        """The views of all pools that are attached."""
+        return tuple(self._binders)
+
+    @property
     def table(self) -> AffinityTable:
         """The compiled table itself."""
         return self._table
@@ -170,7 +187,7 @@ class AffinityBase:
         homes = self._homes(name)
         minute, second = self._wall()
         steps = self._binders[view].bind(fingerprint, key, hint, minute, second=second, homes=len(homes) or 1)
-        bound = await self._drive(name, homes, steps)
+        bound = await self._drive(name, homes, steps, view)
         if bound.kind != "near":
             self.statistics.claims[bound.kind if bound.kind != "down" else "unknown"] += 1
         if bound.renew_soon or (len(homes) > 1 and self._followers_due(fingerprint)):
@@ -200,7 +217,7 @@ class AffinityBase:
         steps = self._binders[view].rebind(
             fingerprint, key, failed_slot, term, generation, minute, second=second, homes=len(homes) or 1, own=own
         )
-        bound = await self._drive(name, homes, steps)
+        bound = await self._drive(name, homes, steps, view)
         self.statistics.moves[bound.kind if bound.kind != "down" else "unknown"] += 1
         return bound
 
@@ -243,12 +260,31 @@ class AffinityBase:
         self._followers_at_s[fingerprint] = now_s + max(self.ttl_s / 4, TOUCH_MIN_S) * spread
         return True
 
-    async def _drive(self, name: bytes, homes: Sequence[Any], steps: Generator[Command, Answer, T]) -> T:
-        """Take the steps, asking the nodes what they ask. Rank and node keep together: tokens are of one node (I6)."""
+    async def _drive(
+        self,
+        name: bytes,
+        homes: Sequence[Any],
+        steps: Generator[Command, Answer, T],
+        view: AffinityView | None = None,
+    ) -> T:
+        """Take the steps, asking the nodes what they ask. Rank and node keep together: tokens are of one node (I6).
+
+        What the steps make `view` learn is guarded by the push channel (ext/fr_push.h).
+        """
+        guard, written = (view.guard() if view is not None else None), 0  # before anything is asked
         try:
             command = next(steps)
             while True:
-                command = steps.send(await self._ask(homes[command.home], name, command))
+                answer = await self._ask(homes[command.home], name, command)
+                written += answer.written
+                if view is None:
+                    command = steps.send(answer)
+                    continue
+                view.expect(guard, written)
+                try:
+                    command = steps.send(answer)
+                finally:
+                    view.expect(None)
         except StopIteration as end:
             outcome: T = end.value
             return outcome

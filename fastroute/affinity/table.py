@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from fastroute._core.affinity_view import AffinityView, Binding
+from fastroute._core.pool import Pool
 from fastroute._core.zone import Zone
-from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard, Lookup
+from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard, Kind, Lookup
 from fastroute.affinity.base import AffinityBase
-from fastroute.affinity.binding import Bound, Hint
+from fastroute.affinity.binding import Binder, Bound, Hint
 from fastroute.affinity.copies import touch
 from fastroute.affinity.look import look
+from fastroute.affinity.push import PushChannel, join, leave, store_digest
 from fastroute.affinity.record import new_term
 from fastroute.clock import SYSTEM, Clock
-from fastroute.memcache.client import DOWN, HIT, MISS
+from fastroute.memcache.client import DOWN, HIT, MISS, STORED
 
 if TYPE_CHECKING:
     from fastroute.memcache.client import MemcacheNode
@@ -102,8 +104,10 @@ class Affinity(AffinityBase):
         self._learning: set[asyncio.Task[None]] = set()
         self._toucher: asyncio.Task[None] | None = None
         self._return_watch: asyncio.Task[None] | None = None
+        self._push: PushChannel | None = None
 
     async def __aenter__(self) -> Affinity:
+        self._join()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,12 +120,31 @@ class Affinity(AffinityBase):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._toucher = self._return_watch = None
+        if self._push is not None and self.store is not None:
+            await leave(self, self.store, self._push)
+            self._push = None
         self._close_zone()
+
+    def _join(self) -> None:
+        """Take part in the push channel of the zone."""
+        if self._push is None and self.store is not None and store_digest(self.store):
+            self._push = join(self, self.store)
+            self.statistics.push, self.statistics.mode_of = self._push.statistics, self._push.mode
+            self._push.start()
 
     # -- the protocol that Router uses ---------------------------------------------------------------------------------
 
+    def attach(self, pool: Pool, *, on_failure: str = "move") -> AffinityView:
+        """This pool's view of the near table."""
+        view = super().attach(pool, on_failure=on_failure)
+        if self.store is not None:
+            view.watch(store_digest(self.store))
+        return view
+
     async def bind(self, view: AffinityView, key: bytes, hint: Hint | None = None) -> Bound:
         """The key's server; binds it if it is not bound. See Binder.bind."""
+        if self._push is None:
+            self._join()
         fingerprint = view.fingerprint(key)
         while (flight := self._flights.get(fingerprint)) is not None:
             await asyncio.shield(flight)
@@ -164,7 +187,9 @@ class Affinity(AffinityBase):
 
     def touch_soon(self, view: AffinityView, key: bytes) -> None:
         """Give the record its full lifetime in the store, in the background; never waits."""
-        self._renew_soon(view, view.fingerprint(key))
+        fingerprint = view.fingerprint(key)
+        if view.take_touch(fingerprint):  # one process of the zone does, once per ttl/4
+            self._renew_soon(view, fingerprint)
 
     def learn(self, view: AffinityView, key: bytes, slot: int) -> None:
         """Bind the key to the server whose answer named it, unless it is bound; in the background."""
@@ -200,22 +225,23 @@ class Affinity(AffinityBase):
     async def _ask(self, node: MemcacheNode, name: bytes, command: Command) -> Answer:
         if isinstance(command, AddThenGet):
             slide_s = command.ttl_s if command.slide else None
-            _, reply = await node.add_then_get(name, command.record, command.ttl_s, touch_s=slide_s)
+            wrote, reply = await node.add_then_get(name, command.record, command.ttl_s, touch_s=slide_s)
         elif isinstance(command, CasThenGet):
-            _, reply = await node.cas_then_get(name, command.record, command.token, command.ttl_s)
+            wrote, reply = await node.cas_then_get(name, command.record, command.token, command.ttl_s)
         elif isinstance(command, ExpireThenGet):
-            _, reply = await asyncio.gather(node.expire_key(name, command.token), node.get(name))  # one write
+            wrote, reply = await asyncio.gather(node.expire_key(name, command.token), node.get(name))  # one write
         else:
             assert isinstance(command, Lookup)
-            reply = await node.get(name, touch_s=command.ttl_s)
+            wrote = reply = await node.get(name, touch_s=command.ttl_s)
+        written = int(wrote.status == STORED)
         if reply.status == HIT:
-            return Answer(Heard.RECORD, reply.value, reply.token)
+            return Answer(Heard.RECORD, reply.value, reply.token, written)
         if reply.status == MISS:
-            return Answer(Heard.NOTHING)
+            return Answer(Heard.NOTHING, written=written)
         if reply.status == DOWN:
             self._note_down()
-            return Answer(Heard.DOWN)
-        return Answer(Heard.UNKNOWN)
+            return Answer(Heard.DOWN, written=written)
+        return Answer(Heard.UNKNOWN, written=written)
 
     # -- the store's absence and return --------------------------------------------------------------------------------
 
@@ -245,7 +271,8 @@ class Affinity(AffinityBase):
             return
         name = self._name(view, fingerprint)
         if name not in self._touches and len(self._touches) >= TOUCHES_MAX:
-            self._touches.pop(next(iter(self._touches)))
+            dropped, dropped_fingerprint = self._touches.pop(next(iter(self._touches)))
+            dropped.want_touch(dropped_fingerprint)
             self.statistics.touches_dropped += 1
         self._touches[name] = (view, fingerprint)
         if self._toucher is None or self._toucher.done():
@@ -260,8 +287,19 @@ class Affinity(AffinityBase):
     async def _touch(self, name: bytes, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:
             return
-        binder, homes = self._binders[view], self._homes(name)
-        decision = await self._drive(name, homes, touch(binder.ttl_s, homes=len(homes)))
+        homes = self._homes(name)
+        steps = _touch(self._binders[view], fingerprint, len(homes))
+        kind = await self._drive(name, homes, steps, view)
         self.statistics.touches += 1
-        if decision.record is not None:
-            binder.confirm(fingerprint, decision.record)
+        if kind is Kind.ABSENT:  # the next request asks, and restores it
+            view.doubt(fingerprint)
+        elif kind in (Kind.UNKNOWN, Kind.DOWN):
+            view.want_touch(fingerprint)
+
+
+def _touch(binder: Binder, fingerprint: bytes, homes: int) -> Generator[Command, Answer, Kind]:
+    """Touch the record on all its homes, and take over near what stands."""
+    decision = yield from touch(binder.ttl_s, homes=homes)
+    if decision.record is not None:
+        binder.confirm(fingerprint, decision.record)
+    return decision.kind

@@ -108,7 +108,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """0: twice the longest sticky ttl."""
     timeout_s: Annotated[float, Duration()] = named(default=0.05, name="timeout")
     near_ttl_s: Annotated[float, Duration(0)] = named(default=2.0, name="near_ttl")
-    watch: Annotated[bool, Later((False,)), Flag()] = False
+    watch: Annotated[bool, Flag()] = True
     tls: Annotated[bool | StoreTls, SwitchOr(StoreTls)] = False
     username: Annotated[str, Text()] = ""
     password: Annotated[Secret | None, SecretText(empty=True)] = None

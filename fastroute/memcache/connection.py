@@ -29,6 +29,7 @@ import os
 import random
 import socket
 import ssl
+from collections.abc import Callable
 from typing import cast
 
 from fastroute._core.mc_meta import MetaCodec
@@ -145,6 +146,29 @@ class NodeConnection:
         self._tried.set()
 
     # ------------------------------------------------------------------ connecting
+
+    async def open_beside(self, make: Callable[[bytes], asyncio.Protocol]) -> asyncio.Protocol:
+        """Another connection to the node, with its address (resolved again) and TLS.
+
+        Args:
+            make: makes the protocol from what is to be sent first: the credentials as memcached -Y takes them, which it
+                answers with STORED; empty without credentials.
+
+        Raises:
+            OSError: it could not be made. The caller sets the time limit.
+        """
+        loop = asyncio.get_running_loop()
+        secret = f"{self._username} {self._password}".encode()
+        credentials = b"" if self._username is None else b"set fastroute 0 0 %d\r\n%b\r\n" % (len(secret), secret)
+        if isinstance(self._where, str):
+            name = "localhost" if self._tls is not None else None
+            _, made = await loop.create_unix_connection(
+                lambda: make(credentials), self._where, ssl=self._tls, server_hostname=name
+            )
+        else:
+            host, port = self._where
+            _, made = await loop.create_connection(lambda: make(credentials), host, port, ssl=self._tls)
+        return made
 
     async def _keep_connected(self) -> None:
         assert self._loop is not None

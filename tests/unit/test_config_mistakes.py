@@ -249,7 +249,6 @@ LATER = [
     ('pool = "app"', 'pool = "app"\nprotocol = "tcp"'),
     ('pool = "app"', 'pool = "app"\ntls = { certificate = "c", key = "k" }'),
     ('pool = "app"', 'pool = "app"\ntimeouts.tunnel_idle = "1h"'),
-    ("[store]", "[store]\nwatch = true"),
     ("[pools.app]", "[pools.app]\nretry.budget = 0.2"),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
     ("[pools.app]", "[pools.app]\noutlier.consecutive = 5"),

@@ -1,0 +1,198 @@
+"""Bindings written back to a node of the store that has lost its records: restarted, or flushed.
+
+The zone of a machine knows what its users were bound to. One process of the zone walks it, most recently used bindings
+first, and claims each in the store (`ms ME` + `mg`, one round trip): what stands there by now is adopted, by the same
+order of truth as everywhere (agreement). A binding that was decided while the store was away is written the same way.
+
+Rules of this file:
+  * Bounded: RATE_PER_S and CHUNK claims at a time, on the pipelined connection that requests use; a request waits
+    behind at most one chunk.
+  * A binding keeps the rest of its life: a user who does not come does not live longer by this.
+  * Nothing is held: the table is read in chunks, without locks, while others write. What is written meanwhile writes
+    itself.
+  * A store that goes away again ends the walk; the zone then still remembers the old life of the node, so it begins
+    anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from fastroute._core.affinity_table import PROVISIONAL
+from fastroute._core.affinity_table import Record as Entry
+from fastroute.affinity.agreement import Answer, Command, Kind
+from fastroute.affinity.binding import STORE_TTL_MIN_S, Binder
+from fastroute.affinity.copies import claim
+from fastroute.affinity.record import Record, server_id
+
+if TYPE_CHECKING:
+    from fastroute._core.affinity_table import AffinityTable
+    from fastroute._core.affinity_view import AffinityView
+    from fastroute._core.zone_push import PushBoard
+    from fastroute.affinity.table import Affinity
+    from fastroute.memcache.cluster import Memcached
+
+__all__ = ["RATE_PER_S", "Republisher", "walk"]
+
+RATE_PER_S = 5_000
+"""Bindings written per second and machine: 1 M in 200 s, and 2-3 % of a core of memcached."""
+CHUNK = 50
+"""Claims in flight together: 10 ms at RATE_PER_S."""
+BANDS = 8
+"""Passes over the table, by when a binding was used last: a pass over 1 M bindings reads memory for some 10 ms."""
+SCAN = 1024
+"""Records read at a time."""
+TICK_MS = 64
+FAILURES_MAX = 100
+"""So many claims without an answer in a row, and the store is away again."""
+
+
+class Counts(Protocol):
+    """Where the outcome is counted."""
+
+    republished: int
+    republish_adopted: int
+    republish_failed: int
+
+
+class StoreAway(Exception):
+    """The store went away while bindings were written."""
+
+
+class Republisher:
+    """One walk for one node.
+
+    Args:
+        affinities: whose bindings; those of other processes with other pools are theirs.
+        board: for the time.
+        store: the store.
+        node: name of the node that lost its records.
+        counts: where to count.
+        only_provisional: those alone that were decided while the store was away.
+        rate_per_s: bindings written per second.
+    """
+
+    def __init__(
+        self,
+        affinities: Sequence[Affinity],
+        board: PushBoard,
+        store: Memcached,
+        node: str,
+        counts: Counts,
+        *,
+        only_provisional: bool = False,
+        rate_per_s: float = RATE_PER_S,
+    ) -> None:
+        self._affinities, self._board, self._store = affinities, board, store
+        self._node, self._counts = node, counts
+        self._rate_per_s, self._flags = rate_per_s, PROVISIONAL if only_provisional else 0
+        self._failed_in_a_row = 0
+
+    async def run(self) -> None:
+        """Walk all bands of all views.
+
+        Raises:
+            StoreAway: FAILURES_MAX claims in a row had no answer.
+        """
+        loop = asyncio.get_running_loop()
+        due_s, batch = loop.time(), []
+        for one in self._all():
+            if one is not None:
+                batch.append(self._restore(*one))
+            elif not batch:
+                await asyncio.sleep(0)  # a stretch of the table without anything to write
+            if len(batch) == CHUNK:
+                await asyncio.gather(*batch)
+                batch = []
+                due_s = max(due_s + CHUNK / self._rate_per_s, loop.time())
+                await asyncio.sleep(max(0.0, due_s - loop.time()))
+        await asyncio.gather(*batch)
+
+    def _all(self) -> Iterator[tuple[Affinity, AffinityView, int, bytes, Entry] | None]:
+        """What is to be written, and None now and then."""
+        for affinity in self._affinities:
+            ttl_ticks = math.ceil(affinity.ttl_s * 1000 / TICK_MS)
+            for entries in walk(affinity.table, ttl_ticks, self._board.now_tick, self._flags):
+                yield None
+                for fingerprint, entry in entries:
+                    view, slot = self._place(affinity, entry.slot)
+                    if view is not None and self._lives_there(affinity, view, fingerprint):
+                        yield affinity, view, slot, fingerprint, entry
+
+    def _lives_there(self, affinity: Affinity, view: AffinityView, fingerprint: bytes) -> bool:
+        return any(node.name == self._node for node in affinity._homes(affinity._name(view, fingerprint)))
+
+    @staticmethod
+    def _place(affinity: Affinity, zone_slot: int) -> tuple[AffinityView | None, int]:
+        for view in affinity.views:
+            slot = view.slot_of_zone(zone_slot)
+            if slot >= 0:
+                return view, slot
+        return None, -1
+
+    async def _restore(
+        self, affinity: Affinity, view: AffinityView, slot: int, fingerprint: bytes, entry: Entry
+    ) -> None:
+        name = affinity._name(view, fingerprint)
+        homes = affinity._homes(name)
+        left_ticks = max(0, entry.expires_tick - self._board.now_tick)
+        left_s = max(STORE_TTL_MIN_S, math.ceil(left_ticks * TICK_MS / 1000))
+        record = Record(entry.term, entry.generation, server_id(view.pool.server_at(slot).name), affinity._writer)
+        steps = _steps(view, affinity._binders[view], fingerprint, record, slot, entry, left_s, len(homes))
+        kind = await affinity._drive(name, homes, steps, view)
+        if kind in (Kind.UNKNOWN, Kind.DOWN):
+            self._counts.republish_failed += 1
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= FAILURES_MAX:
+                raise StoreAway
+            return
+        self._failed_in_a_row = 0
+        if kind is Kind.WON:
+            self._counts.republished += 1
+        else:
+            self._counts.republish_adopted += 1
+
+
+def _steps(
+    view: AffinityView,
+    binder: Binder,
+    fingerprint: bytes,
+    record: Record,
+    slot: int,
+    entry: Entry,
+    left_s: int,
+    homes: int,
+) -> Generator[Command, Answer, Kind]:
+    decision = yield from claim(record, left_s, homes=homes)
+    stands = decision.record
+    if stands is not None and stands.same_decision(record):
+        view.learn(fingerprint, slot, record.term, record.generation, expires_tick=entry.expires_tick)
+    elif stands is not None:
+        binder.confirm(fingerprint, stands)
+    return decision.kind
+
+
+def walk(
+    table: AffinityTable, ttl_ticks: int, now_tick: int, any_flags: int = 0
+) -> Iterator[list[tuple[bytes, Entry]]]:
+    """All live records, recently used ones first, in chunks of about SCAN; lock-free, while others write.
+
+    Args:
+        table: the zone's.
+        ttl_ticks: the idle lifetime, whose share left tells how recently a record was used.
+        now_tick: now.
+        any_flags: only records with one of these flags; 0 for all.
+    """
+    edges = [now_tick + ttl_ticks * band // BANDS for band in range(BANDS - 1, 0, -1)]
+    until = 0xFFFFFFFF
+    for after in (*edges, now_tick):
+        bucket: int | None = 0
+        while bucket is not None:
+            found, bucket = table.scan(
+                bucket, SCAN, now_tick, any_flags=any_flags, expires_after=after, expires_until=until
+            )
+            yield found
+        until = after
