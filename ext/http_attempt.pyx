@@ -3,13 +3,15 @@
 Not here: reading it (http_reading), the response (http_relay), what waits (Python: fastroute.proxy.forward opens connections
 and asks the affinity; it is called only when the near answer or an idle connection is missing).
 
-    phase     NONE -> [ROUTING] -> [CONNECTING] -> SENT -> NONE
+    phase     NONE -> [ROUTING] -> [QUEUED] -> [CONNECTING] -> SENT -> NONE
 
 A request whose server is known near and has an idle connection runs from its head to the send without leaving C.
 
 Rules of this file:
 - A request is tried again only if nothing of an answer came and either nothing was sent, or it is idempotent and all of it
   is still at hand (RFC 9110, 9.2.2). A bound one is moved first: written before it is forwarded.
+- Retries of requests that had reached a server are bounded by the pool's budget: a server in trouble must not get its
+  load twice (Envoy: retry_budget). A refused connection cost no server anything and is outside of it.
 - `epoch` names the request: every answer of the slow path carries it and is ignored when the request is another one.
 """
 
@@ -29,7 +31,7 @@ from fastroute._core.http_head cimport (
     fr_head,
 )
 from fastroute._core.http_reading cimport (
-    FR_PHASE_CONNECTING, FR_PHASE_NONE, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, Reading
+    FR_PHASE_CONNECTING, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, Reading
 )
 from fastroute._core.http_sticky cimport FR_KEY_INSERT
 from fastroute._core.http_terms cimport Terms
@@ -50,6 +52,7 @@ cdef extern from "fr_forward.h" nogil:
 
 cdef str REASON_NEAR = "affinity-near"
 cdef str REASON_POLICY = "policy"
+cdef str REASON_PANIC = "panic"
 
 
 cdef class Attempt(Reading):
@@ -77,7 +80,11 @@ cdef class Attempt(Reading):
         if terms.requests_per_connection and self.served >= terms.requests_per_connection:
             self.engine.counts.limit_requests_per_connection += 1
             self.keep = False
-        self.head_sent = self.head_flushed = self.refreshed = False
+        self.head_sent = self.head_flushed = self.refreshed = self.admitted = False
+        self.queue_until_ms = 0
+        if not self.active:
+            self.active = True
+            terms.lines.active += 1
         self.binding.has_token = self.binding.fresh_token = self.binding.touch = self.binding.bound = self.binding.hint = False
         self.selection = None
         self.tried_count = self.attempts = self.swallowed = 0
@@ -125,8 +132,6 @@ cdef class Attempt(Reading):
         cdef Terms terms = self.terms
         cdef const uint8_t *key = NULL
         cdef Py_ssize_t size
-        cdef fr_near near
-        cdef int status, slot
         self.key = None
         self.reason = REASON_POLICY
         size = terms.sticky.find(data, head, self.peer, self.trusted, &self.binding, &key)
@@ -134,18 +139,30 @@ cdef class Attempt(Reading):
             self.key = PyBytes_FromStringAndSize(<const char *>key, size)
         elif terms.sticky.kind == FR_KEY_INSERT:
             # A client without a usable cookie of ours: the policy decides, and the cookie is the binding's first form.
+            terms.sticky.invent(&self.binding)
+        self._choose()
+
+    cdef void _choose(self) noexcept:
+        """The server of the request's key, near or asked for; without a key the policy's."""
+        cdef Terms terms = self.terms
+        cdef const uint8_t *key = NULL
+        cdef Py_ssize_t size = 0
+        cdef fr_near near
+        cdef int status, slot
+        if self.binding.fresh_token:
             slot = terms.pool.pick(NULL, 0)
             if slot < 0:
-                self.answer(503, not self.request_complete)
+                self._nobody()
                 return
-            terms.sticky.invent(&self.binding)
+            if terms.pool.panicking:
+                self.reason = REASON_PANIC
             self._go(slot)
             return
-        else:
-            key = NULL
+        if self.key is not None:
+            key, size = <const uint8_t *>PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key)
         status = terms.router.near(key, size, &near)
         if status == FR_NEAR_NONE:
-            self.answer(503, not self.request_complete)
+            self._nobody()
         elif status == FR_NEAR_MISS or (status == FR_NEAR_HIT and self.binding.hint and near.term == self.binding.token.term
                                         and near.generation < self.binding.token.generation):
             if not self._wait(FR_PHASE_ROUTING):
@@ -162,7 +179,46 @@ cdef class Attempt(Reading):
                 self.binding.bound = True
                 self.binding.touch = near.wants_touch
                 self.reason = REASON_NEAR
+            elif terms.pool.panicking:
+                self.reason = REASON_PANIC
             self._go(near.slot)
+
+    cdef void _nobody(self) noexcept:
+        """No server takes the request now: wait, if one would have it were it not full."""
+        cdef bint full = False
+        try:
+            full = self.terms.slow.full()
+        except Exception as error:
+            self.report(error)
+        if full:
+            self._queue(-1)
+        else:
+            self.answer(503, not self.request_complete)
+
+    cdef void _queue(self, int slot) noexcept:
+        """Wait for room at this slot; -1: at any."""
+        cdef bint again = self.queue_until_ms != 0
+        self.admitted = False
+        if not self._wait(FR_PHASE_QUEUED):
+            return
+        if not again:
+            self.queue_until_ms = self.engine.now_ms() + self.terms.waiting.time_ms
+        try:
+            self.terms.waiting.join(self, slot, self.queue_until_ms, again)
+        except Exception as error:
+            self.unexpected(error)
+
+    cdef bint on_room(self) noexcept:
+        if self.phase != FR_PHASE_QUEUED:
+            return False
+        self.admitted = True
+        self._choose()
+        return self.phase == FR_PHASE_SENT or self.phase == FR_PHASE_CONNECTING
+
+    cdef void on_no_room(self) noexcept:
+        if self.phase == FR_PHASE_QUEUED:
+            self.engine.counts.limit_pending_time += 1
+            self.answer(503, not self.request_complete)
 
     cdef bint _wait(self, int phase) noexcept:
         """The request waits for something slow; False: too many do, and it was answered."""
@@ -184,16 +240,22 @@ cdef class Attempt(Reading):
         if self.waiting:
             self.waiting = False
             self.terms.lines.pending -= 1
+            if self.phase == FR_PHASE_CONNECTING and self.line is not None:
+                self.line.connecting.pop(self, None)
 
     cdef void _go(self, int slot) noexcept:
         """Send the request to the server in this slot, over an idle connection if there is one."""
         cdef Upstream up
+        cdef Terms terms = self.terms
         self.slot = slot
-        self.terms.pool.begin(slot)
-        self.begun = True
-        self.started_ns = fr_now_ns()
         try:
-            self.line = self.terms.lines.line(slot)
+            self.line = terms.lines.line(slot)
+            if self.line.limited and ((not self.admitted and terms.waiting.ahead(slot)) or not terms.pool.has_room(slot)):
+                self._queue(slot if self.binding.bound else -1)
+                return
+            terms.pool.begin(slot)
+            self.begun = True
+            self.started_ns = fr_now_ns()
             if not self.refreshed:
                 while True:
                     up = self.line.take(not self.idempotent)
@@ -203,7 +265,8 @@ cdef class Attempt(Reading):
                         self._sent(up)
                         return
             if self._wait(FR_PHASE_CONNECTING):
-                self.terms.slow.connect(self, self.epoch, self.line)
+                self.line.connecting[self] = self.epoch
+                terms.slow.connect(self, self.epoch, self.line)
         except Exception as error:
             self.unexpected(error)
 
@@ -228,7 +291,42 @@ cdef class Attempt(Reading):
         if self.begun:
             self.begun = False
             self.terms.pool.end(self.slot, failed, self.latency_ns)
+            if self.terms.waiting.count:
+                self.terms.waiting.freed(self.slot)
+            if failed:
+                self.suspect()
         self.latency_ns = 0
+
+    cdef void suspect(self) noexcept:
+        if self.line is None or self.terms.lines.consecutive_max == 0:
+            return
+        self.line.failures += 1
+        if self.line.failures < self.terms.lines.consecutive_max:
+            return
+        self.line.failures = 0
+        try:
+            self.terms.slow.eject(self.line)
+        except Exception as error:
+            self.report(error)
+
+    cdef void ended(self) noexcept:
+        if self.active:
+            self.active = False
+            self.terms.lines.active -= 1
+            if self.retrying:
+                self.retrying = False
+                self.terms.lines.retrying -= 1
+
+    cdef bint _may_retry(self) noexcept:
+        """Take a place in the pool's budget of retries, unless this request has one."""
+        if self.retrying:
+            return True
+        if not self.terms.lines.within_budget():
+            self.engine.counts.retries_over_budget += 1
+            return False
+        self.retrying = True
+        self.terms.lines.retrying += 1
+        return True
 
     cdef void _try_another(self, int status) noexcept:
         """The chosen server failed and nothing was executed: choose another one, or answer with status."""
@@ -275,7 +373,7 @@ cdef class Attempt(Reading):
             if not reused:
                 self.swallowed += 1
             # A fresh connection that ends unanswered may have executed the request: no more often than configured.
-            if self.swallowed <= self.terms.attempts_max:
+            if self.swallowed <= self.terms.attempts_max and (reused or self._may_retry()):
                 if not self.refreshed and (reused or self.binding.bound):
                     # The server closed an idle connection as we wrote, or went away: a fresh connection tells which.
                     self.refreshed = True
@@ -329,6 +427,11 @@ cdef class Attempt(Reading):
                 self.engine.counts.retries_failed += 1
             self.answer(status, not self.request_complete)
 
+    def full(self, uint64_t epoch):
+        """No server has room: the request waits for one."""
+        if epoch == self.epoch and self.phase == FR_PHASE_ROUTING:
+            self._queue(-1)
+
     def connected(self, uint64_t epoch, Upstream upstream not None):
         """A fresh connection; False: nobody waits for it any more."""
         if epoch != self.epoch or self.phase != FR_PHASE_CONNECTING:
@@ -341,10 +444,17 @@ cdef class Attempt(Reading):
             self.connect_failed(epoch, False)
         return True
 
+    cdef bint on_connection(self, Upstream upstream) noexcept:
+        if self.phase != FR_PHASE_CONNECTING or upstream.begin(self, self.request, self.is_head, self.request_complete) < 0:
+            return False
+        self._sent(upstream)
+        return True
+
     def connect_failed(self, uint64_t epoch, bint timed_out):
         """The server could not be reached; nothing was sent."""
         if epoch != self.epoch or self.phase != FR_PHASE_CONNECTING:
             return
+        self.line.connecting.pop(self, None)
         self.count_out(True)
         self._try_another(504 if timed_out else 502)
 

@@ -92,6 +92,7 @@ cdef class Downstream(Attempt):
         self.count_out(status >= 502)
         self.epoch += 1
         if self.closed:
+            self.ended()
             return
         if end or self.engine.draining:
             self.keep = False
@@ -109,6 +110,7 @@ cdef class Downstream(Attempt):
         self.engine.counts.refused += 1
         fr_out_clear(&self.engine.out)  # it held the request's bytes
         if self.head_sent:
+            self.count_out(False)  # it is not the server's fault
             self.cut()
         else:
             self.answer(status, True)
@@ -131,6 +133,7 @@ cdef class Downstream(Attempt):
         self.epoch += 1
         self.phase = FR_PHASE_NONE
         self.count_out(True)
+        self.ended()
         self.engine.counts.truncated += 1
         # A body that ends with the connection looks whole unless the connection is reset.
         if self.out_body == FR_BODY_UNTIL_CLOSE:
@@ -142,6 +145,7 @@ cdef class Downstream(Attempt):
 
     cdef void _over(self) noexcept:
         """The answer has gone out: the next request, or the end."""
+        self.ended()
         self.phase = FR_PHASE_NONE
         self.request = self.key = None
         self.selection = None
@@ -208,6 +212,10 @@ cdef class Downstream(Attempt):
         cdef int code = head.status // 100
         self.latency_ns = fr_now_ns() - self.started_ns
         self.engine.counts.responses[code if code <= 5 else 0] += 1
+        if code == 5:
+            self.suspect()
+        else:
+            self.line.failures = 0
         self.out_body = framing
         if framing == FR_BODY_CHUNKED or framing == FR_BODY_UNTIL_CLOSE:
             self.out_body = FR_BODY_UNTIL_CLOSE if self.http10 else FR_BODY_CHUNKED
@@ -312,6 +320,7 @@ cdef class Downstream(Attempt):
             self.up.forget()
             self.up = None
         self.count_out(False)
+        self.ended()
         self.phase = FR_PHASE_NONE
         self.abort(False)
 

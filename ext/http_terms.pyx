@@ -7,6 +7,7 @@ from libc.stdint cimport uint64_t
 
 from fastroute._core.http_sticky cimport Sticky
 from fastroute._core.http_upstream cimport Lines
+from fastroute._core.http_waiting cimport Waiting
 from fastroute._core.http_wire cimport Engine
 from fastroute._core.router cimport Router
 
@@ -17,18 +18,20 @@ cdef class Terms:
     Args:
         engine, lines, router: what connections work with.
         slow: object with route(request, epoch, key, hint), move(request, epoch, selection, timed_out) and
-            connect(request, epoch, line); none waits. hint: None or (server digest, term, generation).
+            connect(request, epoch, line); none waits. hint: None or (server digest, term, generation). eject(line) hears of a
+            server that fails in a row; full() says whether a server could take a request if it had room.
         sticky: where keys stand.
+        waiting: the pool's line for room.
         limits, timeouts: fastroute.config.schema.ListenerLimits and ListenerTimeouts.
         attempts: beyond the first, per request.
         trusts: callable address -> bool for peers whose forwarded fields count, or None.
         debug: responses say X-Fastroute.
     """
 
-    def __init__(self, Engine engine, Lines lines, Router router, slow, Sticky sticky not None, *, limits, timeouts, attempts,
-                 trusts=None, debug=False):
+    def __init__(self, Engine engine, Lines lines, Router router, slow, Sticky sticky not None, Waiting waiting not None, *,
+                 limits, timeouts, attempts, trusts=None, debug=False):
         self.engine, self.lines, self.router, self.pool, self.slow = engine, lines, router, router.pool, slow
-        self.sticky = sticky
+        self.sticky, self.waiting = sticky, waiting
         self.limits.request_line_bytes = limits.request_line_bytes
         self.limits.head_bytes = limits.head_bytes
         self.limits.fields = limits.fields

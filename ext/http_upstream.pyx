@@ -37,6 +37,8 @@ cdef extern from "<sys/socket.h>" nogil:
 # Interim responses per exchange: a server that says "102 Processing" for ever must not hold a client for ever. Go's
 # client allows 5, curl 100 KiB of heads; progress reports come by the second.
 cdef int INTERIM_MAX = 64
+# Retries that are always allowed. Envoy: min_retry_concurrency 3.
+cdef int RETRIES_MIN = 3
 # Idle connections kept per server: what nginx's `keepalive` is set to in its own examples for busy sites is 16 to 256.
 cdef int IDLE_PER_SERVER_MAX = 256
 
@@ -70,6 +72,15 @@ cdef class Sink(Wire):
         pass
 
     cdef void on_flow(self, bint paused) noexcept:
+        pass
+
+    cdef bint on_connection(self, Upstream upstream) noexcept:
+        return False
+
+    cdef bint on_room(self) noexcept:
+        return True
+
+    cdef void on_no_room(self) noexcept:
         pass
 
 
@@ -145,6 +156,8 @@ cdef class Upstream(Wire):
             self.disarm()
             self.close()
         sink.on_end()
+        if len(self.line.connecting) and len(self.line.idle):
+            self.line.hand_out()
 
     cdef Py_ssize_t _head(self, const uint8_t *data, Py_ssize_t size) noexcept:
         """Bytes of data that were heads; -1: the exchange failed. The state says what follows."""
@@ -323,7 +336,10 @@ cdef class ServerLine:
 
     def __init__(self, Lines lines, object server, int slot, uint64_t digest):
         self.lines, self.server, self.slot, self.digest = lines, server, slot, digest
-        self.idle = []
+        self.idle, self.connecting = [], {}
+        most = server.max_connections
+        self.limited = most > 0
+        self.idle_max = min(most, IDLE_PER_SERVER_MAX) if most else IDLE_PER_SERVER_MAX
 
     cdef Upstream take(self, bint careful):
         cdef Upstream upstream
@@ -343,16 +359,29 @@ cdef class ServerLine:
         return None
 
     cdef void give(self, Upstream upstream) noexcept:
-        if len(self.idle) >= IDLE_PER_SERVER_MAX or self.lines.engine.draining or self.server is None:
+        if len(self.idle) >= self.idle_max or self.lines.engine.draining or self.server is None:
             upstream.close()
             return
         self.idle.append(upstream)
         upstream.arm(self.lines.idle_ms)
 
+    cdef void hand_out(self) noexcept:
+        cdef Upstream upstream
+        while len(self.connecting) and len(self.idle):
+            sink = next(iter(self.connecting))
+            epoch = self.connecting.pop(sink)
+            if (<Sink>sink).epoch != epoch:
+                continue
+            upstream = self.take(True)
+            if upstream is None or not (<Sink>sink).on_connection(upstream):
+                self.connecting[sink] = epoch  # its own connection is on the way
+                return
+
     def adopt(self, Upstream upstream):
         """Keep a fresh connection that nobody waits for any more."""
         if not upstream.closed and not upstream.eof:
             self.give(upstream)
+            self.hand_out()
 
     def close_idle(self):
         """Close the connections that carry nothing."""
@@ -370,17 +399,23 @@ cdef class Lines:
         codec: TokenCodec for the servers' digests, or None.
         response_head_bytes: limit on a response head.
         response_s, idle_s: time limits, 0 for none.
-        pending: how many requests may wait for a connection or a decision.
+        pending: how many requests may wait for a connection, a decision or room.
+        retry_ratio: share of the requests under way that may be on a further attempt; 3 always may.
+        consecutive: failures of a server in a row after which the slow path hears of them; 0: never.
     """
 
-    def __init__(self, Engine engine, Pool pool, TokenCodec codec, *, response_head_bytes, response_s, idle_s, pending):
+    def __init__(self, Engine engine, Pool pool, TokenCodec codec, *, response_head_bytes, response_s, idle_s, pending,
+                 retry_ratio=1.0, consecutive=0):
         self.engine, self.pool, self.codec = engine, pool, codec
         self.limits.request_line_bytes = self.limits.head_bytes = response_head_bytes
         self.limits.fields = 256
         self.limits.method_bytes = 64
         self.response_ms, self.idle_ms = <uint64_t>(response_s * 1000), <uint64_t>(idle_s * 1000)
-        self.pending_max = pending
+        self.pending_max, self.retry_ratio, self.consecutive_max = pending, retry_ratio, consecutive
         self.by_slot = []
+
+    cdef bint within_budget(self) noexcept:
+        return self.retrying < RETRIES_MIN or self.retrying < self.retry_ratio * self.active
 
     cdef ServerLine line(self, int slot):
         cdef ServerLine line

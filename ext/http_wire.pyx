@@ -140,7 +140,7 @@ cdef class Engine:
         return {
             "requests": c.requests,
             "responses": {name: c.responses[i] for i, name in enumerate(("other", "1xx", "2xx", "3xx", "4xx", "5xx"))},
-            "retries": {"tried": c.retries, "failed": c.retries_failed},
+            "retries": {"tried": c.retries, "failed": c.retries_failed, "over_budget": c.retries_over_budget},
             "cookie_rejected": {
                 name: c.cookie_rejected[i + 1]
                 for i, name in enumerate(("malformed", "unknown-key", "bad-mac", "version", "expired"))
@@ -155,6 +155,7 @@ cdef class Engine:
                 "connections_per_client": c.limit_connections_per_client,
                 "requests_per_connection": c.limit_requests_per_connection,
                 "pending": c.limit_pending,
+                "pending_time": c.limit_pending_time,
                 "timeout_head": c.timeout_head,
                 "timeout_body": c.timeout_body,
                 "timeout_idle": c.timeout_idle,

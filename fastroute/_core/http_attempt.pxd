@@ -12,7 +12,6 @@ cdef class Attempt(Reading):
     cdef bint client_keeps              # the client expects it to
     cdef uint32_t served                # requests of this connection
     # The present request.
-    cdef uint64_t epoch                 # names it: slow answers to an earlier one are not ours
     cdef bytes request                  # all bytes for the server so far; None once more of the body went after them
     cdef bytes key                      # affinity key; None: none
     cdef object selection               # of the slow path, or None
@@ -26,19 +25,29 @@ cdef class Attempt(Reading):
     cdef int swallowed                  # fresh connections that took the request and ended unanswered
     cdef bint begun                     # counted in by the pool
     cdef bint waiting                   # counted by Lines.pending
+    cdef bint active, retrying          # counted by Lines.active, Lines.retrying
+    cdef bint admitted                  # first in line for room, and there was some
+    cdef uint64_t queue_until_ms        # when its wait for room is over; 0: it did not wait yet
     cdef bint expects, is_head, idempotent, http10, refreshed
     cdef bint head_sent                 # the response head was written,
     cdef bint head_flushed              # and has left: nothing can be tried again
 
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
     cdef bint _wait(self, int phase) noexcept
+    cdef void _choose(self) noexcept
+    cdef void _nobody(self) noexcept
+    cdef void _queue(self, int slot) noexcept
     cdef void _go(self, int slot) noexcept
     cdef void _sent(self, Upstream up) noexcept
     cdef void _try_another(self, int status) noexcept
+    cdef bint _may_retry(self) noexcept
+    cdef void suspect(self) noexcept    # the present server failed
     # It waits no more.
     cdef void waited(self) noexcept
     # Count it out of the pool, if it is in.
     cdef void count_out(self, bint failed) noexcept
+    # The request is over, however it ended.
+    cdef void ended(self) noexcept
     # An exception that nobody expected: told to the event loop, and the request fails.
     cdef void unexpected(self, error) noexcept
     cdef void report(self, error) noexcept

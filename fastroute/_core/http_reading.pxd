@@ -18,6 +18,7 @@ cdef enum:
     FR_PHASE_ROUTING = 1
     FR_PHASE_CONNECTING = 2
     FR_PHASE_SENT = 3
+    FR_PHASE_QUEUED = 4                 # no server has room
 
 cdef class Reading(Sink):
     cdef Terms terms

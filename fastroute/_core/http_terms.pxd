@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastroute._core.http_head cimport fr_head_limits
 from fastroute._core.http_sticky cimport Sticky
 from fastroute._core.http_upstream cimport Lines
+from fastroute._core.http_waiting cimport Waiting
 from fastroute._core.http_wire cimport Engine
 from fastroute._core.pool cimport Pool
 from fastroute._core.router cimport Router
@@ -13,6 +14,7 @@ cdef class Terms:
     cdef readonly Router router
     cdef readonly Pool pool
     cdef Sticky sticky
+    cdef Waiting waiting
     cdef object slow                    # Python: route, move, connect (fastroute.proxy.forward)
     cdef object trusts                  # Python: address -> bool; None: nobody is trusted
     cdef fr_head_limits limits

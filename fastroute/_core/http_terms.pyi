@@ -6,6 +6,7 @@ from typing_extensions import disjoint_base
 from fastroute._core.http_attempt import Attempt
 from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_upstream import Lines, ServerLine
+from fastroute._core.http_waiting import Waiting
 from fastroute._core.http_wire import Engine
 from fastroute._core.pool import Pool
 from fastroute._core.router import Router
@@ -16,6 +17,8 @@ class _Slow(Protocol):
     def route(self, request: Attempt, epoch: int, key: bytes, hint: tuple[int, int, int] | None) -> None: ...
     def move(self, request: Attempt, epoch: int, selection: Selection, timed_out: bool) -> None: ...
     def connect(self, request: Attempt, epoch: int, line: ServerLine) -> None: ...
+    def eject(self, line: ServerLine) -> None: ...
+    def full(self) -> bool: ...
 
 @disjoint_base
 class Terms:
@@ -26,6 +29,7 @@ class Terms:
         router: Router,
         slow: _Slow,
         sticky: Sticky,
+        waiting: Waiting,
         *,
         limits: ListenerLimits,
         timeouts: ListenerTimeouts,

@@ -15,6 +15,7 @@ cdef enum:
     FR_FAIL_BODY = 5                    # closed, timed out or not the protocol within the body
 
 cdef class Sink(Wire):
+    cdef uint64_t epoch                 # names the present exchange: slow answers to an earlier one are not for it
     # An interim response (1xx, never 101). data and head live for this call only.
     cdef void on_interim(self, const uint8_t *data, const fr_head *head) noexcept
     # The final response head; framing is FR_BODY_* as it applies to this request. May end the exchange.
@@ -29,6 +30,12 @@ cdef class Sink(Wire):
     cdef void on_flush(self) noexcept
     # The server takes request bytes again, or no longer.
     cdef void on_flow(self, bint paused) noexcept
+    # A connection that another exchange has just done with, for one that waits for a fresh one. False: it was not taken.
+    cdef bint on_connection(self, Upstream upstream) noexcept
+    # First in line for a server with room. True: it took the room; False: it waits again, or for something else.
+    cdef bint on_room(self) noexcept
+    # It waited for room as long as it may.
+    cdef void on_no_room(self) noexcept
 
 @cython.final
 cdef class Upstream(Wire):
@@ -59,10 +66,16 @@ cdef class ServerLine:
     cdef readonly int slot
     cdef readonly Lines lines
     cdef readonly uint64_t digest       # the hint that cookies carry
+    cdef readonly bint limited          # it has max_connections
+    cdef uint32_t failures              # in a row, up to now
+    cdef int idle_max                   # connections kept when they carry nothing
     cdef list idle
+    cdef dict connecting                # Sink -> epoch: who waits for a fresh connection, first come first
     # An idle connection, last used first; None when there is none. careful: ask the kernel whether it is still open.
     cdef Upstream take(self, bint careful)
     cdef void give(self, Upstream upstream) noexcept
+    # Idle connections for those that wait for fresh ones.
+    cdef void hand_out(self) noexcept
 
 @cython.final
 cdef class Lines:
@@ -74,5 +87,11 @@ cdef class Lines:
     cdef list by_slot
     cdef readonly int pending           # requests that wait for a connection or for a decision
     cdef int pending_max
+    cdef readonly int active            # requests under way
+    cdef readonly int retrying          # of these, on a further attempt
+    cdef double retry_ratio             # share of the active ones that may be
+    cdef uint32_t consecutive_max       # failures in a row after which a server is reported; 0: never
+    # May one more request be tried again?
+    cdef bint within_budget(self) noexcept
     # The line of the server that is in this slot now.
     cdef ServerLine line(self, int slot)

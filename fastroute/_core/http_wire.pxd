@@ -43,6 +43,7 @@ ctypedef struct fr_counts:
     uint64_t responses[6]               # by class; [0] = outside 100..599
     uint64_t retries
     uint64_t retries_failed
+    uint64_t retries_over_budget
     uint64_t cookie_rejected[6]         # by FR_TOKEN_* verdict; [5] = expired
     uint64_t cookie_overwritten         # servers' Set-Cookie of the balancer's name
     uint64_t cookies_set
@@ -53,6 +54,7 @@ ctypedef struct fr_counts:
     uint64_t limit_connections_per_client
     uint64_t limit_requests_per_connection
     uint64_t limit_pending
+    uint64_t limit_pending_time
     uint64_t timeout_head
     uint64_t timeout_body
     uint64_t timeout_idle

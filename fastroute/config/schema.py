@@ -165,7 +165,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: Annotated[str | None, Name()] = None
     weight: Annotated[int, Whole(0, WEIGHT_MAX)] = 1
     backup: Annotated[bool, Flag()] = False
-    max_connections: Annotated[int, Later((0,)), Whole(0, 10_000_000)] = 0
+    max_connections: Annotated[int, Whole(0, 10_000_000)] = 0
+    """Requests in flight at once, over all workers of the machine; HAProxy: `maxconn` of a server, 0 too."""
     id: Annotated[int | None, Whole(1, (1 << 31) - 1)] = None
     """HAProxy's `id`, by default the position: what its rings place a server by."""
     hash_key: Annotated[str | None, Text()] = None
@@ -180,6 +181,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             backup=self.backup,
             hash_key=self.hash_key or None,
             id=self.id,
+            max_connections=self.max_connections,
         )
 
 
@@ -230,16 +232,18 @@ class RetryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     attempts: Annotated[int, Whole(0, 10)] = 1
     """Beyond the first. SRE book: at most 3 attempts per request."""
-    budget_ratio: Annotated[float, Later(), Number(0, 1)] = named(default=0.2, name="budget")
+    budget_ratio: Annotated[float, Number(0, 1)] = named(default=0.2, name="budget")
     """Envoy: retry_budget 20 % of active requests, at least 3."""
 
 
 class OutlierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[pools.NAME.outlier]"""
 
-    consecutive: Annotated[int, Later(), Whole(1, 1_000_000)] = 5
-    eject_s: Annotated[float, Later(), Duration()] = named(default=30.0, name="eject")
-    max_ejected_ratio: Annotated[float, Later(), Number(0, 1)] = named(default=0.5, name="max_ejected")
+    consecutive: Annotated[int, Whole(1, 1_000_000)] = 5
+    """Envoy: consecutive_5xx 5."""
+    eject_s: Annotated[float, Duration()] = named(default=30.0, name="eject")
+    """Envoy: base_ejection_time 30 s."""
+    max_ejected_ratio: Annotated[float, Number(0, 1)] = named(default=0.5, name="max_ejected")
     panic_ratio: Annotated[float, Number(0, 1)] = named(default=0.5, name="panic")
     """Envoy: healthy_panic_threshold 50 %. Below it, servers that are down are used too."""
 
@@ -291,6 +295,11 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def affinity_key(self) -> KeyRule | None:
         """The rule for a request's key: what sticks, else what is hashed; None where neither is configured."""
         return self.sticky.on if self.sticky else self.key
+
+    @property
+    def limited(self) -> bool:
+        """Whether a server has max_connections, which the workers of a machine count together."""
+        return any(server.max_connections for server in self.servers)
 
     def server_list(self) -> list[Server]:
         """The servers as pools take them."""

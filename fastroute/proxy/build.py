@@ -12,6 +12,7 @@ from typing import Any
 from fastroute._core.http_relay import Relay
 from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_upstream import Lines
+from fastroute._core.http_waiting import Waiting
 from fastroute._core.http_wire import Engine
 from fastroute._core.pool import Pool
 from fastroute._core.router import Router
@@ -23,6 +24,7 @@ from fastroute.clock import Clock
 from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyConfig, StoreTls
 from fastroute.errors import ConfigError
 from fastroute.health.load_probe import LoadProbe
+from fastroute.health.outlier import Outliers
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.listener import trust_of
 
@@ -38,6 +40,7 @@ class PoolParts:
     router: Router
     lines: Lines
     slow: SlowPath
+    waiting: Waiting
     codec: TokenCodec | None
 
 
@@ -86,7 +89,7 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
     """
     parts = Parts()
     try:
-        if affinity is None and any(pool.sticky for pool in config.pools.values()):
+        if affinity is None and any(pool.sticky or pool.limited for pool in config.pools.values()):
             parts.zone = Zone(
                 config.zone.name or config.fleet,
                 config.zone.size_bytes,
@@ -185,12 +188,19 @@ async def _open_pool(
         response_s=of.timeouts.response_s,
         idle_s=of.timeouts.idle_s,
         pending=of.limits.pending,
+        retry_ratio=of.retry.budget_ratio,
+        consecutive=of.outlier.consecutive if of.outlier else 0,
+    )
+    waiting = Waiting(engine, pool, time_s=of.limits.pending_time_s)
+    parts.stack.callback(waiting.close)
+    outliers = (
+        Outliers(eject_s=of.outlier.eject_s, max_ejected_ratio=of.outlier.max_ejected_ratio) if of.outlier else None
     )
     names = {codec.server_digest(server.name): server.name for server in pool.servers} if codec else {}
     at_once = isinstance(affinity, Affinity) and affinity.store is None
-    slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s, at_once=at_once)
+    slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s, at_once=at_once, outliers=outliers)
     parts.stack.push_async_callback(slow.aclose)
-    return PoolParts(of, pool, router, lines, slow, codec)
+    return PoolParts(of, pool, router, lines, slow, waiting, codec)
 
 
 def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engine: Engine) -> Relay:
@@ -210,6 +220,7 @@ def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engin
             ttl_s=sticky.ttl_s if sticky else 0,
             cookie_attributes=_cookie_attributes(sticky) if sticky else "",
         ),
+        parts.waiting,
         limits=listener.limits,
         timeouts=listener.timeouts,
         attempts=parts.config.retry.attempts,

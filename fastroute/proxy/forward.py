@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping
 from typing import Any
 
 from fastroute._core.http_attempt import Attempt
@@ -21,6 +21,7 @@ from fastroute._core.http_upstream import Lines, ServerLine
 from fastroute._core.router import Router
 from fastroute._core.selection import Selection
 from fastroute.errors import ConnectError, ConnectTimeout, NoServerAvailable
+from fastroute.health.outlier import Outliers
 from fastroute.health.passive import Passive
 from fastroute.proxy.upstream import open_upstream
 
@@ -69,17 +70,26 @@ class SlowPath:
         connect_s: time limit of one connect, 0 for none.
         at_once: the affinity hardly ever waits (there is no store): run its answer in the request's own callback, and
             make a task only if it does wait. A task costs as much as a proxied request.
+        outliers: who is ejected for failing in a row, and for how long; None: nobody.
     """
 
     def __init__(
-        self, router: Router, lines: Lines, *, names: dict[int, str], connect_s: float, at_once: bool = False
+        self,
+        router: Router,
+        lines: Lines,
+        *,
+        names: dict[int, str],
+        connect_s: float,
+        at_once: bool = False,
+        outliers: Outliers | None = None,
     ) -> None:
         self._at_once = at_once
         self._router, self._lines, self._names, self._connect_s = router, lines, names, connect_s
         self._pool = router.pool
-        self._passive = Passive()
+        self._passive, self._outliers = Passive(), outliers
         self._tasks: set[asyncio.Task[None]] = set()
         self._returns: dict[str, asyncio.TimerHandle] = {}
+        self._ejected: dict[str, asyncio.TimerHandle] = {}
         self._tell_from_s = 0.0
 
     def route(self, request: Attempt, epoch: int, key: bytes, hint: CookieHint | None) -> None:
@@ -102,11 +112,35 @@ class SlowPath:
         """Open a connection for the request."""
         self._start(self._connect(request, epoch, line))
 
+    def full(self) -> bool:
+        """Would a server take a request, had it room?"""
+        return _is_full(self._pool.reasons())
+
+    def eject(self, line: ServerLine) -> None:
+        """The line's server failed as often in a row as is configured."""
+        pool, name = self._pool, line.server.name if line.server else ""
+        if self._outliers is None or pool.slot_of(name) < 0 or pool.state_of(name) != "ready":
+            return
+        loop = asyncio.get_running_loop()
+        out_s = self._outliers.failed(
+            name,
+            now_s=loop.time(),
+            servers=len(pool.servers),
+            ejected=len(self._ejected),
+            others_ready=pool.ready_count - 1,
+        )
+        if out_s is None:
+            return
+        log.warning("pool %s: server %s fails request after request and is ejected for %.0f s", pool.name, name, out_s)
+        pool.set_state(name, "ejected")
+        self._ejected[name] = loop.call_later(out_s, self._take_back, name)
+
     async def aclose(self) -> None:
         """End what is still waiting."""
-        for handle in self._returns.values():
+        for handle in (*self._returns.values(), *self._ejected.values()):
             handle.cancel()
         self._returns.clear()
+        self._ejected.clear()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -121,8 +155,11 @@ class SlowPath:
         try:
             name = self._names.get(hint[0]) if hint else None
             selection = await self._router.route(key, (name, hint[1], hint[2]) if hint and name else None)
-        except NoServerAvailable:
-            request.unrouted(epoch, 503)
+        except NoServerAvailable as error:
+            if _is_full(error.reasons):
+                request.full(epoch)
+            else:
+                request.unrouted(epoch, 503)
         except Exception:
             log.exception("routing failed; this is a bug in fastroute, please report it")
             request.unrouted(epoch, 500)
@@ -186,3 +223,12 @@ class SlowPath:
         del self._returns[name]
         if self._pool.slot_of(name) >= 0 and self._pool.state_of(name) == "down":
             self._pool.set_state(name, "ready")
+
+    def _take_back(self, name: str) -> None:
+        del self._ejected[name]
+        if self._pool.slot_of(name) >= 0 and self._pool.state_of(name) == "ejected":
+            self._pool.set_state(name, "ready")
+
+
+def _is_full(reasons: Mapping[str, str]) -> bool:
+    return any(reason.startswith("full") for reason in reasons.values())

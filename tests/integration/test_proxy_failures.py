@@ -36,7 +36,7 @@ async def test_a_server_that_refuses_is_taken_out_and_the_request_goes_to_anothe
             assert (await one.get())[0] == 200
         found = proxy.statistics()
     assert len(seen.heads) == 6
-    assert found["retries"] == {"tried": 1, "failed": 0}
+    assert found["retries"] == {"tried": 1, "failed": 0, "over_budget": 0}
     assert [server.state for server in found["pools"]["app"].servers] == ["down", "ready"]
 
 

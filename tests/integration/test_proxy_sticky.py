@@ -204,7 +204,7 @@ async def test_a_bound_users_server_dies_and_the_user_moves_once() -> None:
         moved = token_of(fields)
         _, fields, _ = await one.get("/", moved)
         assert (fields["x-served-by"], "set-cookie" in fields) == ("s2", False)
-        assert proxy.statistics()["retries"] == {"tried": 1, "failed": 0}
+        assert proxy.statistics()["retries"] == {"tried": 1, "failed": 0, "over_budget": 0}
 
 
 async def test_an_applications_cookie_is_learned_from_its_answer() -> None:

@@ -250,10 +250,7 @@ LATER = [
     ('pool = "app"', 'pool = "app"\ntls = { certificate = "c", key = "k" }'),
     ('pool = "app"', 'pool = "app"\ntimeouts.tunnel_idle = "1h"'),
     ("[store]", "[store]\nwatch = true"),
-    ("[pools.app]", "[pools.app]\nretry.budget = 0.2"),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
-    ("[pools.app]", "[pools.app]\noutlier.consecutive = 5"),
-    ("weight = 2", "max_connections = 5"),
     ('on = "insert"', 'on = "query:sid"'),
     ('on = "insert"', 'on = "path-param:jsessionid"'),
     ('on = "insert"', 'on = "json:user"'),
@@ -381,7 +378,6 @@ def test_ids_hash_keys_and_ring_options_reach_the_ring():
         ("[pools.app]", "[pools.app]\nmax_load = 0\ncharge_sticky = false\nring = 'table'\nslow_start.window = 0"),
         ("[pools.app]", "[pools.app]\ncharge_sticky = true\noutlier.panic = 0.3\nslow_start.window = '30s'"),
         ('on = "insert"', 'on = "insert"\nmax_lifetime = 0\non_failure = "move"\nhint_cookie = false'),
-        ("weight = 2", "max_connections = 0"),
     ],
 )
 def test_later_key_set_to_what_it_is_anyway_is_accepted(old, new):

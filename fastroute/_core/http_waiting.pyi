@@ -1,0 +1,16 @@
+from typing import final
+
+from fastroute._core.http_wire import Engine
+from fastroute._core.pool import Pool
+
+POLL_S: float
+
+@final
+class Waiting:
+    def __init__(self, engine: Engine, pool: Pool, *, time_s: float) -> None: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def time_ms(self) -> int: ...
+    def look(self) -> None: ...
+    def close(self) -> None: ...
