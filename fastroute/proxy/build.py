@@ -96,7 +96,7 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
                 identity_of(config.identity_secret, config.fleet),
             )
             parts.stack.callback(parts.zone.close)
-            if config.store is not None:
+            if config.store is not None and any(pool.sticky for pool in config.pools.values()):
                 from fastroute.memcache.cluster import Memcached  # only a fleet with a store needs it
 
                 parts.store = Memcached(
