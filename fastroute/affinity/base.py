@@ -49,7 +49,8 @@ class AffinityStatistics:
         claims: won, adopted, conflict, unknown -> count.
         moves: moved, adopted, unknown -> count.
         releases: released, absent, moved, unknown, down -> count.
-        touches, touches_dropped, learned, learned_dropped: counts.
+        touches, touches_dropped: counts.
+        learned, forgotten, learned_dropped: bindings made and ended by answers of servers, and how many were not.
     """
 
     claims: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -58,6 +59,7 @@ class AffinityStatistics:
     touches: int = 0
     touches_dropped: int = 0
     learned: int = 0
+    forgotten: int = 0
     learned_dropped: int = 0
 
 
