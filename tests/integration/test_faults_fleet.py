@@ -20,8 +20,8 @@ from tests.support.shared import shared
 
 HOLD_S = 0.8
 IN_FLIGHT = 2 * 16
-"""Of the crowd's 16 tasks each may lose two requests to a balancer that is killed: on the connection it had kept, and on
-the one that it then got while the last of the balancer's processes was dying."""
+"""Of the crowd's 16 tasks each may lose two requests to a balancer that is killed: on the connection it had kept, and
+on the one that it then got while the last of the balancer's processes was dying."""
 
 RigMaker = Callable[..., Rig]
 
