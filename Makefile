@@ -94,6 +94,15 @@ test-sanitize: system-test build $(VENV)/.test
 	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	  $(abspath $(BIN))/python -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) $(CORE_TESTS)
 
+# The fuzzers, FUZZ_SECONDS for each target; a recorded run: make fuzz FUZZ_ARGS="--runs 10000000".
+FUZZ_SECONDS ?= 60
+fuzz: build $(VENV)/.test
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+# What users notice when servers, balancers or memcached fail: the recorded table of docs/design/faults.md (some 15 minutes).
+faults: system-test build $(VENV)/.test
+	$(BIN)/python -m benchmarks.faults $(ARGS)
+
 # sdist -> wheel -> install into a fresh environment, once for every interpreter from 3.11 up that is here.
 test-install: system-build $(VENV)/.test
 	$(BIN)/python tests/build/install_everywhere.py

@@ -86,6 +86,7 @@ cdef class Attempt(Reading):
             self.active = True
             terms.lines.active += 1
         self.binding.has_token = self.binding.fresh_token = self.binding.touch = self.binding.bound = self.binding.hint = False
+        self.binding.old_key = False
         self.selection = None
         self.tried_count = self.attempts = self.swallowed = 0
         self.body = head.body

@@ -19,7 +19,7 @@ from libc.string cimport memset
 from fastroute._core.http_attempt cimport Attempt
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_UNTIL_CLOSE, fr_head
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD
-from fastroute._core.http_sticky cimport FR_KEY_COOKIE, FR_KEY_INSERT
+from fastroute._core.http_sticky cimport FR_KEY_COOKIE
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out, fr_out_chunk, fr_out_clear, fr_out_put, fr_out_text
 
@@ -227,10 +227,9 @@ cdef class Downstream(Attempt):
         how.body = self.out_body
         how.close = not self.keep
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
-        if relay.sticky.kind == FR_KEY_INSERT:
-            relay.sticky.put_cookie(out, &self.binding, self.line.digest)
-        elif relay.sticky.kind == FR_KEY_COOKIE:
+        if relay.sticky.kind == FR_KEY_COOKIE:
             self._learn(data, head)
+        relay.sticky.put_cookie(out, &self.binding, self.line.digest)
         if relay.debug:
             self._put_debug(out)
         fr_out_text(out, b"\r\n")
@@ -238,7 +237,7 @@ cdef class Downstream(Attempt):
 
     cdef void _learn(self, const uint8_t *data, const fr_head *head) noexcept:
         try:
-            self.relay.sticky.learn(self.relay.router, data, head, self.key, self.slot)
+            self.relay.sticky.learn(self.relay.router, data, head, self.key, self.slot, &self.engine.out, &self.binding)
         except Exception as error:
             self.report(error)
 

@@ -5,10 +5,11 @@ Rules of this file: nothing waits; a value that is too long, or a cookie that do
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
 
 from fastroute._core.http_head cimport FR_FIELD_SET_COOKIE, FR_FIELD_X_FORWARDED_FOR, fr_cookie_value, fr_field, fr_head
+from fastroute._core.hashes cimport fr_fingerprint, fr_siphash128
 from fastroute._core.http_wire cimport Engine, fr_out, fr_out_put, fr_out_text
 from fastroute._core.router cimport Router
 from fastroute._core.token cimport FR_TOKEN_OK, TokenCodec
@@ -18,6 +19,9 @@ from fastroute.errors import InternalError
 cdef extern from "fr_forward.h" nogil:
     bint fr_sets_cookie(const uint8_t *data, const fr_field *field, const uint8_t *name, size_t name_size, size_t *at, size_t *size) noexcept
     long fr_find_field(const uint8_t *data, const fr_head *head, const char *name, size_t name_size, size_t *value_at) noexcept
+
+cdef extern from "fr_set_cookie.h" nogil:
+    bint fr_ends_cookie(const uint8_t *value, size_t size, int64_t now_s) noexcept
 
 # Longest affinity key; fastroute.routing.keys has the same.
 KEY_BYTES_MAX = 4096
@@ -30,27 +34,31 @@ cdef class Sticky:
     Args:
         engine: its clock stamps cookies, its counters count what is refused.
         kind: "", "insert", "cookie", "header" or "client-ip"; `name` is the cookie's or field's name.
-        codec: TokenCodec, with "insert".
+        codec: TokenCodec, with "insert"; beside a "cookie": its server's hint goes out in a cookie of our own.
+        hint_name: name of that cookie.
+        term_random_bits: of a term; above them stands when it began, in seconds.
+        mark_key: 16 secret bytes, the same on all replicas: what ties a hint to the application's cookie.
         ttl_s: idle lifetime of a binding; the cookie is renewed when a quarter has passed.
         cookie_attributes: what follows the value in Set-Cookie, starting with ";".
     """
 
-    def __init__(self, Engine engine, *, kind="", name="", TokenCodec codec=None, ttl_s=0, cookie_attributes=""):
+    def __init__(self, Engine engine, *, kind="", name="", TokenCodec codec=None, hint_name="", bytes mark_key=bytes(16),
+                 int term_random_bits=32, ttl_s=0, cookie_attributes=""):
         self.engine, self.codec = engine, codec
         self.kind = {"": FR_KEY_NONE, "insert": FR_KEY_INSERT, "cookie": FR_KEY_COOKIE, "header": FR_KEY_HEADER,
                      "client-ip": FR_KEY_CLIENT_IP}[kind]
         self.name = (name.lower() if kind == "header" else name).encode("ascii")
-        if (self.kind == FR_KEY_INSERT) != (codec is not None):
-            raise InternalError("a codec goes with insert, and only with it")
+        if (self.kind == FR_KEY_INSERT or hint_name != "") != (codec is not None) or len(mark_key) != 16:
+            raise InternalError("a codec goes with insert and with a hint, and only with them")
+        self.hint_name = self.name if self.kind == FR_KEY_INSERT else hint_name.encode("ascii")
+        self.term_random_bits = term_random_bits
+        memcpy(&self.mark_key, <const char *>mark_key, 16)
         self.ttl_minutes = max(1, <uint32_t>((ttl_s + 59) // 60))
         self.set_cookie = (cookie_attributes + "\r\n").encode("ascii")
 
     cdef const uint8_t *own_cookie(self, size_t *size) noexcept:
-        if self.kind != FR_KEY_INSERT:
-            size[0] = 0
-            return NULL
-        size[0] = PyBytes_GET_SIZE(self.name)
-        return <const uint8_t *>PyBytes_AS_STRING(self.name)
+        size[0] = PyBytes_GET_SIZE(self.hint_name)
+        return <const uint8_t *>PyBytes_AS_STRING(self.hint_name) if size[0] else NULL
 
     cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes peer, bint trusted, fr_binding *binding, const uint8_t **key) noexcept:
         cdef Py_ssize_t size = 0
@@ -66,6 +74,8 @@ cdef class Sticky:
         if self.kind == FR_KEY_COOKIE:
             size = fr_cookie_value(data, head, name, name_size, &at)
             key[0] = data + at
+            if self.codec is not None and 0 < size <= _KEY_BYTES_MAX:
+                self._find_hint(data, head, key[0], size, binding)
         elif self.kind == FR_KEY_HEADER:
             size = fr_find_field(data, head, <const char *>name, name_size, &at)
             key[0] = data + at
@@ -74,6 +84,20 @@ cdef class Sticky:
             if trusted:
                 _forwarded_client(data, head, key, &size)
         return size if 0 < size <= _KEY_BYTES_MAX else 0
+
+    cdef void _mark(self, const uint8_t *key, Py_ssize_t size, uint8_t *mark) noexcept:
+        cdef fr_fingerprint of_key = fr_siphash128(&self.mark_key, key, <size_t>size)
+        memcpy(mark, &of_key, 16)
+
+    cdef void _find_hint(self, const uint8_t *data, const fr_head *head, const uint8_t *key, Py_ssize_t key_size, fr_binding *binding) noexcept:
+        """The hint beside an application's cookie counts for that cookie's value only."""
+        cdef uint8_t mark[16]
+        cdef size_t at = 0
+        cdef Py_ssize_t size = fr_cookie_value(data, head, <const uint8_t *>PyBytes_AS_STRING(self.hint_name), PyBytes_GET_SIZE(self.hint_name), &at)
+        self._mark(key, key_size, mark)
+        if size <= 0 or not self._verify(data + at, size, binding) or memcmp(binding.token.key, mark, 16):
+            binding.has_token = binding.hint = False
+            memcpy(binding.token.key, mark, 16)
 
     cdef bint _verify(self, const uint8_t *text, Py_ssize_t size, fr_binding *binding) noexcept:
         """Is this a cookie of ours that still counts? Then it is the binding's token."""
@@ -90,58 +114,90 @@ cdef class Sticky:
             return False
         # Issued up to a quarter before its user's last request: past ttl the binding may live, the hint not.
         binding.has_token = True
+        binding.old_key = self.codec.key_index(text) > 0
         binding.hint = age <= self.ttl_minutes
         return True
 
     cdef void invent(self, fr_binding *binding) noexcept:
         binding.fresh_token = True
         self.engine.random(binding.token.key, sizeof(binding.token.key))
-        binding.token.term = 0
-        while binding.token.term == 0:
-            self.engine.random(<uint8_t *>&binding.token.term, sizeof(binding.token.term))
+        self._draw_term(binding)
+
+    cdef void _draw_term(self, fr_binding *binding) noexcept:
+        """As fastroute.affinity.record.new_term: when it began, to the minute, above bits that nobody can guess."""
+        self.engine.random(<uint8_t *>&binding.token.term, sizeof(binding.token.term))
+        binding.token.term &= (<uint64_t>1 << self.term_random_bits) - 1
+        binding.token.term |= <uint64_t>self.engine.minute * 60 << self.term_random_bits
+        binding.token.term = binding.token.term or 1
         binding.token.generation = 1
 
     cdef void put_cookie(self, fr_out *out, fr_binding *binding, uint64_t digest) noexcept:
         cdef uint8_t text[160]
         cdef Py_ssize_t size
         cdef uint32_t age
+        if self.codec is None or not (binding.fresh_token or binding.bound):
+            return
         if binding.fresh_token:
             pass
-        elif not binding.bound:
-            return
-        elif binding.term != binding.token.term or binding.generation != binding.token.generation:
+        elif not binding.has_token or binding.term != binding.token.term or binding.generation != binding.token.generation:
             binding.token.term, binding.token.generation = binding.term, binding.generation
         else:
             age = self.engine.minute - binding.token.issued_minute if self.engine.minute > binding.token.issued_minute else 0
-            if age * 4 < self.ttl_minutes:
+            if age * 4 < self.ttl_minutes and not binding.old_key:
                 return
         binding.token.server_digest = digest
         binding.token.issued_minute = self.engine.minute
         size = self.codec.sign(&binding.token, text)
         fr_out_text(out, b"Set-Cookie: ")
-        fr_out_put(out, PyBytes_AS_STRING(self.name), PyBytes_GET_SIZE(self.name))
+        fr_out_put(out, PyBytes_AS_STRING(self.hint_name), PyBytes_GET_SIZE(self.hint_name))
         fr_out_text(out, b"=")
         fr_out_put(out, text, size)
         fr_out_put(out, PyBytes_AS_STRING(self.set_cookie), PyBytes_GET_SIZE(self.set_cookie))
         self.engine.counts.cookies_set += 1
 
-    cdef int learn(self, Router router, const uint8_t *data, const fr_head *head, bytes key, int slot) except -1:
-        """A server that gives a client a session has it: remember that before the session is first shown to us."""
+    cdef int learn(self, Router router, const uint8_t *data, const fr_head *head, bytes key, int slot, fr_out *out,
+                   fr_binding *binding) except -1:
+        """A server that gives a client a session has it: remember that before the session is first shown to us. One that
+        takes the session back needs no binding any more. An answer that failed (5xx) says neither."""
         cdef unsigned int i
-        cdef size_t at = 0, size = 0
-        for i in range(head.field_count):
-            if head.fields[i].id != FR_FIELD_SET_COOKIE:
-                continue
-            if not fr_sets_cookie(data, &head.fields[i], <const uint8_t *>PyBytes_AS_STRING(self.name),
-                                  PyBytes_GET_SIZE(self.name), &at, &size):
-                continue
-            if size == 0 or <Py_ssize_t>size > _KEY_BYTES_MAX:
-                continue
-            if (key is not None and <size_t>PyBytes_GET_SIZE(key) == size
-                    and memcmp(PyBytes_AS_STRING(key), data + at, size) == 0):
-                continue
-            router.learn(PyBytes_FromStringAndSize(<const char *>data + at, size), slot)
+        cdef size_t at = 0, size = 0, found_at = 0, found_size = 0
+        cdef const fr_field *field
+        cdef bint found = False, ended = False, own
+        if head.status >= 500:
+            return 0
+        for i in range(head.field_count):           # of several the last one holds (RFC 6265 5.3)
+            field = &head.fields[i]
+            if field.id == FR_FIELD_SET_COOKIE and fr_sets_cookie(data, field, <const uint8_t *>PyBytes_AS_STRING(self.name),
+                                                                  PyBytes_GET_SIZE(self.name), &at, &size):
+                found, found_at, found_size = True, at, size
+                ended = fr_ends_cookie(data + field.value_at, field.value_size, <int64_t>self.engine.minute * 60)
+        if not found:
+            return 0
+        if ended:
+            if key is not None:
+                router.forget(key)
+                binding.bound = binding.fresh_token = False
+                if binding.has_token:
+                    self._take_back(out)
+            return 0
+        if <Py_ssize_t>found_size > _KEY_BYTES_MAX:
+            return 0
+        own = (key is not None and <size_t>PyBytes_GET_SIZE(key) == found_size
+               and memcmp(PyBytes_AS_STRING(key), data + found_at, found_size) == 0)
+        if own:
+            return 0
+        self._mark(data + found_at, <Py_ssize_t>found_size, binding.token.key)
+        self._draw_term(binding)
+        binding.fresh_token = True                  # its hint goes out with the session itself
+        router.learn(PyBytes_FromStringAndSize(<const char *>data + found_at, <Py_ssize_t>found_size), slot, binding.token.term)
         return 0
+
+    cdef void _take_back(self, fr_out *out) noexcept:
+        """The hint of a session that has ended."""
+        fr_out_text(out, b"Set-Cookie: ")
+        fr_out_put(out, PyBytes_AS_STRING(self.hint_name), PyBytes_GET_SIZE(self.hint_name))
+        fr_out_text(out, b"=; Max-Age=0")
+        fr_out_put(out, PyBytes_AS_STRING(self.set_cookie), PyBytes_GET_SIZE(self.set_cookie))
 
 
 cdef void _forwarded_client(const uint8_t *data, const fr_head *head, const uint8_t **key, Py_ssize_t *size) noexcept:

@@ -19,7 +19,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from fastroute._core.base cimport fr_now_ms
 from fastroute._core.mc_reply cimport FR_MC_DOWN, FR_MC_HIT, FR_MC_STORED, FR_MC_UNKNOWN, Reply
@@ -46,6 +46,15 @@ cdef extern from "fr_meta.h" nogil:
     const char *fr_meta_parse(const uint8_t *line, size_t size, uint64_t value_bytes_max, fr_meta_line *out)
     int fr_meta_status(unsigned ask, unsigned code)
 
+cdef extern from "fr_meta_read.h" nogil:
+    enum: FR_META_MORE
+    enum: FR_META_LINE
+    enum: FR_META_PIECE
+    enum: FR_META_VALUE_END
+    void fr_meta_reader_reset(fr_meta_reader *reader)
+    void fr_meta_expect_value(fr_meta_reader *reader, uint64_t size)
+    int fr_meta_read(fr_meta_reader *reader, const uint8_t **p, const uint8_t *end, const uint8_t **at, size_t *size)
+
 # States of a codec. IDLE: nothing was asked yet. OPENING: the first connection, or the one after a connection that the
 # other side ended, is being made; requests wait within their time limit. UP. AWAY: known to be away (refused, late, or
 # not speaking the protocol), requests are answered DOWN. CLOSED: for good.
@@ -68,12 +77,6 @@ CHECK_KEY = 2
 cdef enum:
     MARK_OPAQUE = 1
     MARK_KEY = 2
-
-# What the decoder reads.
-cdef enum:
-    READ_LINE = 0
-    READ_VALUE = 1
-    READ_VALUE_END = 2
 
 # What a new connection still owes: the answer to the credentials, and to the noop after them.
 cdef enum:
@@ -430,8 +433,7 @@ cdef class MetaQueue:
     cdef void _drop_reading(self) noexcept:
         self._probe = 0
         self._sample_us = 0
-        self._reading = READ_LINE
-        self._line_size = 0
+        fr_meta_reader_reset(&self._reader)
         self._value = None
         self._reply = None
 
@@ -464,54 +466,26 @@ cdef class MetaQueue:
         return self._fatal(reason)
 
     cdef int _consume(self, const uint8_t *p, const uint8_t *end) except -1:
-        cdef const uint8_t *newline
-        cdef size_t n
-        while p < end:
-            if self._reading == READ_LINE:
-                newline = <const uint8_t *>memchr(p, 10, end - p)
-                n = (end if newline == NULL else newline) - p
-                if self._line_size + n > FR_META_LINE_BYTES_MAX - 2 and newline == NULL or \
-                        self._line_size + n > FR_META_LINE_BYTES_MAX:
-                    return self._broken("a line without an end")
-                if newline == NULL:
-                    memcpy(&self._line[self._line_size], p, n)
-                    self._line_size += n
-                    return 0
-                if self._line_size:
-                    memcpy(&self._line[self._line_size], p, n)
-                    n += self._line_size
-                    self._line_size = 0
-                    p = newline + 1
-                    if n == 0 or self._line[n - 1] != 13:
-                        return self._broken("a line that ends without a carriage return")
-                    self._line_read(&self._line[0], n - 1)
-                else:
-                    if n == 0 or p[n - 1] != 13:
-                        return self._broken("a line that ends without a carriage return")
-                    self._line_read(p, n - 1)
-                    p = newline + 1
+        cdef const uint8_t *at = NULL
+        cdef size_t size = 0
+        cdef int step
+        while True:
+            step = fr_meta_read(&self._reader, &p, end, &at, &size)
+            if step == FR_META_LINE:
+                self._line_read(at, size)
                 if self._probe == 0 and self.state != ST_UP:
                     return 0                    # that line ended the connection
-            elif self._reading == READ_VALUE:
-                n = min(<size_t>(end - p), self._value_size - self._value_at)
-                memcpy(PyBytes_AS_STRING(self._value) + self._value_at, p, n)
-                self._value_at += n
-                p += n
-                if self._value_at == self._value_size:
-                    self._reading = READ_VALUE_END
-                    self._line_size = 0
+            elif step == FR_META_PIECE:
+                memcpy(PyBytes_AS_STRING(self._value) + self._value_at, at, size)
+                self._value_at += size
+            elif step == FR_META_VALUE_END:
+                self._reply.value = self._value
+                self._value = None
+                self._deliver()
+            elif step == FR_META_MORE:
+                return 0
             else:
-                if p[0] != (13 if self._line_size == 0 else 10):
-                    return self._broken("a value that does not end where its length says")
-                p += 1
-                self._line_size += 1
-                if self._line_size == 2:
-                    self._line_size = 0
-                    self._reading = READ_LINE
-                    self._reply.value = self._value
-                    self._value = None
-                    self._deliver()
-        return 0
+                return self._broken((<const char *>at).decode())
 
     cdef int _line_read(self, const uint8_t *line, size_t size) except -1:
         # One whole line: find out what it means for the oldest request.
@@ -559,8 +533,7 @@ cdef class MetaQueue:
             return self._deliver()
         self._value = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>parsed.value_size)
         self._value_at = 0
-        self._value_size = parsed.value_size
-        self._reading = READ_VALUE if parsed.value_size else READ_VALUE_END
+        fr_meta_expect_value(&self._reader, parsed.value_size)
         return 0
 
     cdef int _probe_line(self, const uint8_t *line, size_t size) except -1:

@@ -6,7 +6,7 @@
     async bind(view, key, hint)         -> Bound(slot, reason, term, generation)
     async rebind(view, key, failed_slot, term, generation, evidence) -> Bound
     async unbind(view, key)             -> "released", "absent" or "moved"
-    touch_soon(view, key), learn(view, key, slot)    never wait
+    touch_soon(view, key), learn(view, key, slot, term), forget(view, key)    never wait
 fastroute.affinity.Affinity is one; a blocking twin serves fastroute.sync.
 
 Rules of this file: route_nowait never waits and never makes two answers in one fleet: it answers from the table or not
@@ -191,10 +191,15 @@ cdef class Router:
         if self.view is not None:
             self.affinity.touch_soon(self.view, _as_bytes(key))
 
-    def learn(self, key, int slot):
-        """An answer of the server in `slot` named this key: bind it there unless it is bound; never waits."""
+    def learn(self, key, int slot, term=0):
+        """An answer of the server in `slot` named this key: it is bound there; never waits. `term`: of a new binding."""
         if self.view is not None:
-            self.affinity.learn(self.view, _as_bytes(key), slot)
+            self.affinity.learn(self.view, _as_bytes(key), slot, term)
+
+    def forget(self, key):
+        """An answer took this key back: end its binding, some time soon; never waits."""
+        if self.view is not None:
+            self.affinity.forget(self.view, _as_bytes(key))
 
     def selection_of(self, key, bound):
         """The Selection that a Bound of the affinity stands for."""

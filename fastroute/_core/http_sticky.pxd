@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_wire cimport Engine, fr_out
 from fastroute._core.router cimport Router
+from fastroute._core.hashes cimport fr_hash_key
 from fastroute._core.token cimport TokenCodec, fr_token
 
 # Where the affinity key of a request comes from.
@@ -25,6 +26,7 @@ ctypedef struct fr_binding:
     bint has_token                      # the client brought a cookie of ours that counts
     bint fresh_token                    # it gets its first one with this answer
     bint hint                           # the cookie's server, term and generation count too
+    bint old_key                        # the cookie was signed by a key that is on its way out
 
 @cython.final
 cdef class Sticky:
@@ -32,7 +34,10 @@ cdef class Sticky:
     cdef TokenCodec codec               # with FR_KEY_INSERT
     cdef int kind
     cdef uint32_t ttl_minutes
+    cdef int term_random_bits           # of a new term; above them its birth, in seconds
     cdef bytes name                     # of the cookie or field
+    cdef bytes hint_name                # of the balancer's own cookie: with FR_KEY_INSERT `name`, beside FR_KEY_COOKIE or b""
+    cdef fr_hash_key mark_key           # beside an application's cookie: the token's key is a mark of that cookie
     cdef bytes set_cookie               # what follows the token in Set-Cookie
     # Size of the request's key, 0: it has none; *key points into the head, the peer or the binding.
     cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes peer, bint trusted, fr_binding *binding, const uint8_t **key) noexcept
@@ -42,6 +47,12 @@ cdef class Sticky:
     cdef const uint8_t *own_cookie(self, size_t *size) noexcept
     # Set-Cookie, when it is due; digest: of the server that answers.
     cdef void put_cookie(self, fr_out *out, fr_binding *binding, uint64_t digest) noexcept
-    # Bind the keys that this response hands out, `key` being the request's own. Raises what the router raises.
+    # Bind the key that this response hands out, or forget the one it takes back, `key` being the request's own; then the
+    # binding is that of the new key. Raises what the router raises.
+    cdef int learn(self, Router router, const uint8_t *data, const fr_head *head, bytes key, int slot, fr_out *out,
+                   fr_binding *binding) except -1
     cdef bint _verify(self, const uint8_t *text, Py_ssize_t size, fr_binding *binding) noexcept
-    cdef int learn(self, Router router, const uint8_t *data, const fr_head *head, bytes key, int slot) except -1
+    cdef void _mark(self, const uint8_t *key, Py_ssize_t size, uint8_t *mark) noexcept
+    cdef void _draw_term(self, fr_binding *binding) noexcept
+    cdef void _find_hint(self, const uint8_t *data, const fr_head *head, const uint8_t *key, Py_ssize_t key_size, fr_binding *binding) noexcept
+    cdef void _take_back(self, fr_out *out) noexcept

@@ -14,6 +14,9 @@ class Sticky:
         kind: str = "",
         name: str = "",
         codec: TokenCodec | None = None,
+        hint_name: str = "",
+        mark_key: bytes = ...,
+        term_random_bits: int = 32,
         ttl_s: float = 0,
         cookie_attributes: str = "",
     ) -> None: ...

@@ -12,6 +12,10 @@ cdef extern from "fr_meta.h" nogil:     # what a request expects
     enum: FR_ASK_ARITHMETIC
     enum: FR_ASK_NOOP
 
+cdef extern from "fr_meta_read.h" nogil:
+    ctypedef struct fr_meta_reader:
+        pass
+
 cdef struct fr_mc_slot:
     void *waiter                        # owned future; NULL for the first of a pair
     void *key                           # owned bytes, where keys are checked in replies
@@ -39,11 +43,9 @@ cdef class MetaQueue:
     cdef size_t _out_size, _out_capacity
     cdef bint _notified
     # replies
-    cdef int _reading
-    cdef uint8_t _line[2048]
-    cdef size_t _line_size
+    cdef fr_meta_reader _reader
     cdef object _value
-    cdef size_t _value_at, _value_size
+    cdef size_t _value_at
     cdef Reply _reply
     # statistics
     cdef readonly uint64_t requests, unknown, down, busy, timeouts, protocol_errors, connections, stale_tokens

@@ -52,7 +52,8 @@ class AffinityStatistics:
         claims: won, adopted, conflict, unknown -> count.
         moves: moved, adopted, unknown -> count.
         releases: released, absent, moved, unknown, down -> count.
-        touches, touches_dropped, learned, learned_dropped: counts.
+        touches, touches_dropped: counts.
+        learned, forgotten, learned_dropped: bindings made and ended by answers of servers, and how many were not.
         near_mode: "push" while near entries are believed because of the push channel, "poll" while for near_ttl.
         push: what this process did for the channel; None without a store.
     """
@@ -63,6 +64,7 @@ class AffinityStatistics:
     touches: int = 0
     touches_dropped: int = 0
     learned: int = 0
+    forgotten: int = 0
     learned_dropped: int = 0
     push: PushStatistics | None = None
     mode_of: Callable[[], NearMode] | None = field(default=None, repr=False, compare=False)

@@ -191,15 +191,20 @@ class Affinity(AffinityBase):
         if view.take_touch(fingerprint):  # one process of the zone does, once per ttl/4
             self._renew_soon(view, fingerprint)
 
-    def learn(self, view: AffinityView, key: bytes, slot: int) -> None:
-        """Bind the key to the server whose answer named it, unless it is bound; in the background."""
+    def learn(self, view: AffinityView, key: bytes, slot: int, term: int = 0) -> None:
+        """Bind the key to the server whose answer named it, unless it is bound; in the background.
+
+        Args:
+            view, key, slot: which pool's key belongs to which of its servers.
+            term: of the binding if it is a new one; 0 draws one.
+        """
         if len(self._learning) >= LEARNED_MAX:
             self.statistics.learned_dropped += 1
             return
         fingerprint = view.fingerprint(key)
         if fingerprint in self._flights:  # somebody is binding it right now: the first writer wins
             return
-        hint = (view.pool.server_at(slot).name, new_term(int(self.clock.wall_s())), 1)
+        hint = (view.pool.server_at(slot).name, term or new_term(int(self.clock.wall_s())), 1)
         flight = self._take_off(fingerprint)  # now: a request that comes before the task starts waits for it
         task = asyncio.get_running_loop().create_task(self._learn(view, key, hint))
         self._learning.add(task)
@@ -210,7 +215,23 @@ class Affinity(AffinityBase):
 
         task.add_done_callback(ended)
 
+    def forget(self, view: AffinityView, key: bytes) -> None:
+        """End the key's binding: its server's answer took the key back; in the background."""
+        if len(self._learning) >= LEARNED_MAX:
+            self.statistics.learned_dropped += 1
+            return
+        task = asyncio.get_running_loop().create_task(self._forget(view, key))
+        self._learning.add(task)
+        task.add_done_callback(self._learning.discard)
+
     # -- drivers -------------------------------------------------------------------------------------------------------
+
+    async def _forget(self, view: AffinityView, key: bytes) -> None:
+        try:
+            await self.unbind(view, key)
+            self.statistics.forgotten += 1
+        except Exception as error:  # it lives on until it expires
+            _log.warning("a binding whose key was taken back could not be removed: %s", error)
 
     async def _learn(self, view: AffinityView, key: bytes, hint: Hint) -> None:
         try:

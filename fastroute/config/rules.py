@@ -66,6 +66,13 @@ def _store_mistakes(store: StoreConfig) -> Iterator[Finding]:
 
 
 def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
+    sticky = pool.sticky
+    if sticky and sticky.hint_cookie and sticky.on.kind == "cookie" and sticky.on.name == sticky.cookie.name:
+        message = (
+            f"the application's cookie and the balancer's own are both named {quote(sticky.on.name)}; "
+            "accepted: another cookie.name, or hint_cookie = false"
+        )
+        yield ("sticky", "on"), message
     seen: dict[str, int] = {}
     seen_twice = False
     for index, server in enumerate(pool.servers):
@@ -242,6 +249,13 @@ def warnings(config: Config) -> Iterator[Finding]:
             'knows that can compute them; set identity_secret = "env:NAME" (the same on all replicas, never rotated)'
         )
         yield (), message
+    for name, pool in config.pools.items():
+        if pool.sticky and pool.sticky.on.kind == "cookie" and pool.sticky.hint_cookie and not config.secret:
+            message = (
+                "no secret is configured, so the signed cookie that names the server beside the application's own "
+                "is left out: users whom zone and store both forget may move; set secret, or hint_cookie = false"
+            )
+            yield ("pools", name, "sticky"), message
     used = {listener.pool for listener in config.listeners.values()}
     for name, pool in config.pools.items():
         if name not in used:

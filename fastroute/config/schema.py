@@ -206,7 +206,8 @@ class StickyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     on_failure: Annotated[str, Choice(("move", "fail"))] = "move"
     """fail: 503 while the server is down, instead of a move."""
     cookie: Annotated[CookieConfig, Section(CookieConfig)] = CookieConfig()
-    hint_cookie: Annotated[bool, Later((False,)), Flag()] = False
+    hint_cookie: Annotated[bool, Flag()] = True
+    """With on = "cookie:NAME": the balancer's own cookie goes out beside it and names the server, signed."""
 
 
 class PoolTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ from fastroute._core.token import TokenCodec
 from fastroute._core.zone import Zone
 from fastroute.affinity import Affinity
 from fastroute.affinity.base import identity_of
+from fastroute.affinity.record import TERM_RANDOM_BITS
 from fastroute.clock import Clock
 from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyConfig, StoreTls
 from fastroute.errors import ConfigError
@@ -27,6 +28,7 @@ from fastroute.health.load_probe import LoadProbe
 from fastroute.health.outlier import Outliers
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.listener import trust_of
+from fastroute.session.cookie import cookie_codec, mark_key
 
 __all__ = ["Parts", "PoolParts", "make_relay", "open_parts"]
 
@@ -155,10 +157,10 @@ async def _open_pool(
         probe.start()
         parts.stack.push_async_callback(probe.aclose)
     sticky, codec = of.sticky, None
-    if sticky and sticky.on.kind == "insert":
+    if sticky and signs(config, sticky):
         if not config.secret:
             raise ConfigError(f"pool {name!r} is sticky by a signed cookie, which needs `secret`: at least 32 bytes")
-        codec = TokenCodec([bytes(one) for one in config.secret], config.fleet, f"affinity:{name}")
+        codec = cookie_codec([bytes(one) for one in config.secret], config.fleet, name)
     if sticky and affinity is None:
         affinity = await parts.stack.enter_async_context(
             Affinity(
@@ -173,7 +175,7 @@ async def _open_pool(
                 max_lifetime=sticky.max_lifetime_s,
             )
         )
-    own_cookie: Any = _OwnCookie(codec, sticky.cookie.name) if sticky and codec else None
+    own_cookie: Any = _OwnCookie(codec, sticky.cookie.name) if sticky and codec and sticky.on.kind == "insert" else None
     router = Router(
         pool,
         affinity=affinity if sticky else None,
@@ -217,6 +219,9 @@ def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engin
             kind=kind,
             name=sticky.cookie.name if sticky and kind == "insert" else rule.name if rule else "",
             codec=parts.codec,
+            hint_name=sticky.cookie.name if sticky and parts.codec and kind == "cookie" else "",
+            term_random_bits=TERM_RANDOM_BITS,
+            mark_key=mark_key(identity_of(config.identity_secret, config.fleet), config.fleet, parts.pool.name),
             ttl_s=sticky.ttl_s if sticky else 0,
             cookie_attributes=_cookie_attributes(sticky) if sticky else "",
         ),
@@ -227,6 +232,12 @@ def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engin
         trusts=trust_of(listener.trusted_proxies),
         debug=config.debug_headers,
     )
+
+
+def signs(config: Config, sticky: StickyConfig) -> bool:
+    """Does this kind of stickiness use the signed cookie? A hint beside an application's cookie needs a secret; without
+    one it is left out, and `check` says so."""
+    return sticky.on.kind == "insert" or (sticky.on.kind == "cookie" and sticky.hint_cookie and bool(config.secret))
 
 
 def _cookie_attributes(sticky: StickyConfig) -> str:

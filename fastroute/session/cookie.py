@@ -7,6 +7,7 @@ Rules: no I/O but reading the secrets once; a secret's value appears in no messa
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ from fastroute.config.schema import Secret
 from fastroute.config.secrets import DISTINCT_BYTES_MIN, SECRET_BYTES_MAX, SECRET_BYTES_MIN, resolve_secret
 from fastroute.errors import ConfigError
 
-__all__ = ["CookieSettings", "cookie_codec", "judge_age", "key_ring"]
+__all__ = ["CookieSettings", "cookie_codec", "judge_age", "key_ring", "mark_key"]
 
 NAME_CHARACTERS_MAX: Final = 128
 KEYS_MAX: Final = 8
@@ -81,6 +82,19 @@ def _checked(value: bytes, name: str) -> Secret:
 def cookie_codec(secrets: Iterable[bytes], fleet: str, pool: str) -> TokenCodec:
     """The codec of a pool's affinity cookie; every replica of the fleet makes the same one from the same secrets."""
     return TokenCodec(secrets, fleet, f"affinity:{pool}")
+
+
+def mark_key(identity: bytes, fleet: str, pool: str) -> bytes:
+    """16 bytes that key the marks by which a hint beside an application's cookie names that cookie's value.
+
+    A mark is no fingerprint: what a client holds must not be the name of its record in the store.
+
+    Args:
+        identity: of the fleet, 16 bytes, derived from identity_secret (never from the cookies' ring, which is rotated).
+        fleet, pool: their names.
+    """
+    context = b"%d:%s:%s" % (len(fleet), fleet.encode(), pool.encode())
+    return hashlib.blake2b(context, key=identity, digest_size=16, person=b"fr-hint-mark").digest()
 
 
 class CookieSettings:

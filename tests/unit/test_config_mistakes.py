@@ -255,7 +255,6 @@ LATER = [
     ('on = "insert"', 'on = "json:user"'),
     ('on = "insert"', 'on = "client-ip/24"'),
     ('on = "insert"', 'on = ["cookie:a", "client-ip"]'),
-    ('on = "insert"', 'on = "insert"\nhint_cookie = true'),
     ("[store]", "[cache]\nenabled = true\n[store]"),
     ("[store]", '[admin]\nbind = "127.0.0.1:9900"\n[store]'),
     ("[store]", '[access_log]\nformat = "json"\n[store]'),
