@@ -1,63 +1,75 @@
-"""Values of the shared cache as bytes: plain data in msgpack, in an envelope that says what it is and whose.
+"""Envelopes of the shared cache: what stands around a value in the store, to say what it is, whose, and how old.
 
-Not here: which key (keys.py), who computes a value (shared.py), HTTP responses and sessions (their own codecs).
+Not here: the value itself (values.py), which key (keys.py), who computes a value (core.py).
 
 Rules of this file:
-  - pickle is never written nor read. What msgpack has no type for is a registered extension below, or refused when it
-    is written: types are kept exactly, nothing is silently turned into something similar.
   - Reading never raises: what is not a whole, current, authentic value of exactly this key is a reason, and a miss.
-  - Lists stay lists and tuples stay tuples (an extension, 4 bytes more): a value looks the same to the process that
-    computed it and to all others, because that one too gets it decoded. bytearray and memoryview become bytes.
+  - A value that is longer than an item of the store is cut into parts; its envelope then holds a manifest of them.
 
-Extensions (code, first byte of the content, content):
-    1, 2            reserved: HTTP response, session
-    3  i            whole number beyond 64 bits: two's complement, little endian
-       d            decimal.Decimal: its text
-       D            datetime.date: YYYY-MM-DD
-       t            datetime.datetime: ISO 8601; the UTC offset is kept, a zone's name and `fold` are not
-       u            uuid.UUID: 16 bytes
-    4  t, s, f      tuple, set, frozenset: the items as a msgpack array; at most CONTAINER_DEPTH_MAX within each other
-
-Envelope, little endian (format 1, HEAD_BYTES = 64, then with FLAG_MAC 16 bytes of MAC, then msgpack):
-    0 format u8 | 1 flags u8 | 2 spare u16 | 4 compute_ms u32 | 8 made_ms u64 | 16 ttl_ms u64 | 24 stale_ms u64 |
-    32 digest of the key, 32 bytes
+Envelope, little endian (format 2, HEAD_BYTES = 80, then with FLAG_MAC 16 bytes of MAC, then 24 bytes per tag, then the
+payload: msgpack, or with FLAG_ZSTD a frame of it, or with FLAG_PARTS a manifest of either):
+    0 format u8 | 1 flags u8 | 2 tags u16 | 4 compute_ms u32 | 8 made_ms u64 | 16 ttl_ms u64 | 24 stale_ms u64 |
+    32 error_ms u64 | 40 generation u64 | 48 digest of the key, 32 bytes
+    tag:      digest of the tag, 16 bytes | generation u64
+    manifest: 0 fill u64 | 8 parts u32 | 12 bytes of the whole u64 | 20 BLAKE2b-128 of the whole
 made_ms is the writer's wall clock. Clocks of two machines that differ make a value fresh for longer or shorter by the
-difference, never beyond the store's own, relative, time to live.
+difference, never beyond the store's own, relative, time to live. `generation` is the namespace's, each tag has its own;
+they are compared with what the store says of them now (generations.py).
 
-The MAC is BLAKE2b keyed with the secret, 128 bits, over head and content; it covers the key's digest, so that a value
-cannot be moved to another key. It does not stop someone who can write to the store from putting an older value back.
+The MAC is BLAKE2b keyed with the secret, 128 bits, over all the rest; it covers the key's digest, so that a value
+cannot be moved to another key, and by the manifest's digest the parts. It does not stop someone who can write to the
+store from putting an older value back.
 """
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import hashlib
 import hmac
+import os
 import struct
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import msgpack  # type: ignore[import-untyped]
-
+from fastroute.cache import compress
 from fastroute.cache.keys import DIGEST_BYTES
+from fastroute.cache.values import Unreadable, Values
 from fastroute.errors import UsageError
 
-__all__ = ["FORMAT", "HEAD_BYTES", "Codec", "Entry", "Unreadable", "pack", "round_trip", "unpack"]
+__all__ = ["FORMAT", "HEAD_BYTES", "Codec", "Entry", "Life", "Manifest", "Sealed", "Tag"]
 
-FORMAT = 1
-"""Format that is written. A fleet upgrades through two adjacent formats; an unknown one is a miss."""
+FORMAT = 2
+"""Format that is written. A fleet upgrades through two adjacent formats; an unknown one is a miss. 1 had no tags."""
 
-FLAG_MAC = 1
-"""A MAC follows the head. Other bits are unknown: a miss."""
+FLAG_MAC, FLAG_PARTS, FLAG_ZSTD = 1, 2, 4
+"""Other bits are unknown: a miss."""
+_FLAGS = FLAG_MAC | FLAG_PARTS | FLAG_ZSTD
 
 MAC_BYTES = 16
-_HEAD = struct.Struct(f"<BBHIQQQ{DIGEST_BYTES}s")
+_HEAD = struct.Struct(f"<BBHIQQQQQ{DIGEST_BYTES}s")
+_TAG = struct.Struct("<16sQ")
+_MANIFEST = struct.Struct("<QIQ16s")
 HEAD_BYTES = _HEAD.size
 
-CONTAINER_DEPTH_MAX = 16
-"""Tuples and sets within each other: each level is a decoder of its own with some 40 KB on the C stack."""
+ITEM_BYTES_MAX = 1_000_000
+"""Longest envelope: memcached's default item limit is 1 MiB with key and header; longer values are cut."""
+
+PART_BYTES = 500_000
+"""Bytes of a part: memcached 1.6 keeps items up to half a mebibyte in one piece, longer ones as chains of chunks."""
+
+OBJECT_BYTES_MAX = 8 << 20
+"""Longest value, packed: [cache] max_object_bytes of the configuration, same default."""
+
+OBJECT_BYTES_LIMIT = 1 << 30
+"""What may be asked for at most."""
+
+COMPRESS_BYTES = 4096
+"""Values from here on are compressed: below it Zstandard saves less than it costs (a frame of 1 KiB of JSON: 20 us)."""
+
+COMPRESSED_RATIO_MAX = 0.9
+"""A frame that saves less than a tenth is not kept: every reader would pay for it."""
+
+TAGS_MAX = 64
+"""Tags of one value: each costs its readers a look at its generation."""
 
 SECRET_BYTES_MIN = 32
 """As for every other secret of the configuration."""
@@ -65,24 +77,45 @@ SECRET_BYTES_MIN = 32
 SECRETS_MAX = 8
 """Secrets that are tried on a value: the current one and those that are being retired."""
 
-_EXT_SCALAR, _EXT_CONTAINER = 3, 4
-_ACCEPTED = "None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date, Decimal, UUID"
+
+class Tag(NamedTuple):
+    """A tag of a value and its generation when the value was made."""
+
+    digest: bytes
+    generation: int
 
 
-class Unreadable(ValueError):
-    """Bytes that are no value."""
+class Manifest(NamedTuple):
+    """Stands for a value that is stored in parts."""
+
+    fill: int
+    parts: int
+    size_bytes: int
+    digest: bytes
+    compressed: bool
+
+
+class Life(NamedTuple):
+    """How long a value is good for, in milliseconds: fresh, then stale, or when its successor fails."""
+
+    ttl_ms: int
+    stale_ms: int = 0
+    error_ms: int = 0
 
 
 class Entry(NamedTuple):
     """What was read from an envelope.
 
     Attributes:
-        value: the value.
+        value: the value, or a Manifest.
         made_ms: wall clock of the writer, milliseconds since 1970.
         ttl_ms: fresh for so long from made_ms on.
         stale_ms: usable as stale for so long after that.
         compute_ms: how long it took to compute, 0 where that is not known.
-        size_bytes: of its msgpack.
+        size_bytes: of its payload.
+        error_ms: usable for so long after ttl_ms when computing a new one fails.
+        generation: of the namespace.
+        tags: with their generations.
     """
 
     value: Any
@@ -91,119 +124,25 @@ class Entry(NamedTuple):
     stale_ms: int
     compute_ms: int
     size_bytes: int
+    error_ms: int = 0
+    generation: int = 0
+    tags: tuple[Tag, ...] = ()
 
     def age_ms(self, now_ms: int) -> int:
         """Never below zero: a writer whose clock is ahead does not lengthen a value's life here."""
         return max(0, now_ms - self.made_ms)
 
 
-# ---------------------------------------------------------------- values
+class Sealed(NamedTuple):
+    """What is to be written: the envelope, and the parts that it refers to."""
 
+    envelope: bytes
+    fill: int = 0
+    parts: tuple[bytes, ...] = ()
 
-def _refused(value: object) -> UsageError:
-    kind = type(value)
-    return UsageError(
-        f"a value of type {kind.__module__}.{kind.__qualname__} cannot be cached: accepted are {_ACCEPTED}"
-    )
-
-
-def _packer(depth: int) -> Callable[[Any], Any]:
-    def default(value: Any) -> Any:
-        kind = type(value)
-        if kind is tuple or kind is set or kind is frozenset:
-            if depth >= CONTAINER_DEPTH_MAX:
-                raise UsageError(f"a value with tuples or sets more than {CONTAINER_DEPTH_MAX} deep cannot be cached")
-            letter = b"t" if kind is tuple else b"s" if kind is set else b"f"
-            items = msgpack.packb(list(value), default=_PACKERS[depth + 1], strict_types=True)
-            return msgpack.ExtType(_EXT_CONTAINER, letter + items)
-        if kind is datetime.datetime:
-            return msgpack.ExtType(_EXT_SCALAR, b"t" + value.isoformat().encode())
-        if kind is datetime.date:
-            return msgpack.ExtType(_EXT_SCALAR, b"D" + value.isoformat().encode())
-        if kind is decimal.Decimal:
-            return msgpack.ExtType(_EXT_SCALAR, b"d" + str(value).encode())
-        if kind is uuid.UUID:
-            return msgpack.ExtType(_EXT_SCALAR, b"u" + value.bytes)
-        if kind is int:
-            size = value.bit_length() // 8 + 1
-            return msgpack.ExtType(_EXT_SCALAR, b"i" + value.to_bytes(size, "little", signed=True))
-        raise _refused(value)
-
-    return default
-
-
-_PACKERS = tuple(_packer(depth) for depth in range(CONTAINER_DEPTH_MAX + 1))
-
-_SCALARS: dict[bytes, Callable[[bytes], Any]] = {
-    b"i": lambda data: int.from_bytes(data, "little", signed=True),
-    b"d": lambda data: decimal.Decimal(data.decode("ascii")),
-    b"D": lambda data: datetime.date.fromisoformat(data.decode("ascii")),
-    b"t": lambda data: datetime.datetime.fromisoformat(data.decode("ascii")),
-    b"u": lambda data: uuid.UUID(bytes=data),
-}
-_CONTAINERS: dict[bytes, Callable[[list[Any]], Any]] = {b"t": tuple, b"s": set, b"f": frozenset}
-
-
-def _unpacker(depth: int) -> Callable[[int, bytes], Any]:
-    def ext_hook(code: int, data: bytes) -> Any:
-        letter, content = data[:1], data[1:]
-        if code == _EXT_SCALAR and letter in _SCALARS:
-            return _SCALARS[letter](content)
-        if code == _EXT_CONTAINER and letter in _CONTAINERS and depth < CONTAINER_DEPTH_MAX:
-            items = msgpack.unpackb(content, ext_hook=_UNPACKERS[depth + 1], strict_map_key=False)
-            if type(items) is list:
-                return _CONTAINERS[letter](items)
-        raise Unreadable(f"extension {code} {letter!r} is not known here")
-
-    return ext_hook
-
-
-_UNPACKERS = tuple(_unpacker(depth) for depth in range(CONTAINER_DEPTH_MAX + 1))
-
-
-def pack(value: object) -> bytes:
-    """A value as msgpack.
-
-    Raises:
-        UsageError: a type that is not accepted (subclasses are not), a value within itself, text that is not Unicode.
-    """
-    try:
-        packed: bytes = msgpack.packb(value, default=_PACKERS[0], strict_types=True)
-        return packed
-    except UsageError:
-        raise
-    except (ValueError, OverflowError, TypeError, RecursionError) as error:
-        raise UsageError(f"a value of type {type(value).__name__} cannot be cached: {error}") from None
-
-
-def unpack(data: bytes) -> Any:
-    """A value from msgpack.
-
-    Raises:
-        Unreadable: whatever is wrong with the bytes; nothing else but MemoryError escapes.
-    """
-    try:
-        return msgpack.unpackb(data, ext_hook=_UNPACKERS[0], strict_map_key=False)
-    except Unreadable:
-        raise
-    except (ValueError, TypeError, OverflowError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:
-        raise Unreadable(str(error)) from None
-
-
-def round_trip(value: object) -> tuple[bytes, Any]:
-    """A value as msgpack, and as everybody else will see it.
-
-    Raises:
-        UsageError: as pack.
-    """
-    packed = pack(value)
-    try:
-        return packed, unpack(packed)
-    except Unreadable as error:
-        raise UsageError(f"a value of type {type(value).__name__} could not be read back: {error}") from None
-
-
-# ---------------------------------------------------------------- envelope
+    @property
+    def size_bytes(self) -> int:
+        return len(self.envelope) + sum(map(len, self.parts))
 
 
 class Codec:
@@ -212,26 +151,118 @@ class Codec:
     Args:
         secret: None, or at least 32 bytes (str as UTF-8); or a sequence of these: the first signs, all verify.
             With a secret a value without a MAC is a miss; without one a value with a MAC is.
+        values: what packs and unpacks.
+        compress_bytes: payloads from this length on are compressed; 0 turns it off.
+        object_bytes_max: longest payload.
 
     Raises:
-        UsageError: a secret that is too short, or too many.
+        UsageError: a secret that is too short, or too many; a limit that is out of range.
+
+    Notes: safe with threads.
     """
 
-    __slots__ = ("_keys",)
+    __slots__ = ("_compress_bytes", "_keys", "_unpack", "object_bytes_max", "values")
 
-    def __init__(self, secret: str | bytes | Sequence[str | bytes] | None = None) -> None:
+    def __init__(
+        self,
+        secret: str | bytes | Sequence[str | bytes] | None = None,
+        *,
+        values: Values | None = None,
+        compress_bytes: int = COMPRESS_BYTES,
+        object_bytes_max: int = OBJECT_BYTES_MAX,
+    ) -> None:
         secrets = [] if secret is None else [secret] if isinstance(secret, (str, bytes)) else list(secret)
         if len(secrets) > SECRETS_MAX or (secret is not None and not secrets):
             raise UsageError(f"{len(secrets)} secrets of a cache: accepted are 1 to {SECRETS_MAX}, or None")
+        if not 1 <= object_bytes_max <= OBJECT_BYTES_LIMIT:
+            raise UsageError(f"object_bytes_max {object_bytes_max}: accepted are 1 to {OBJECT_BYTES_LIMIT}")
         self._keys = tuple(_mac_key(one) for one in secrets)
+        self._compress_bytes = compress_bytes if compress.AVAILABLE else 0
+        self.values = values or Values()
+        self._unpack = self.values.unpack
+        self.object_bytes_max = object_bytes_max
+
+    # ------------------------------------------------------------------ writing
 
     def seal(
-        self, digest: bytes, payload: bytes, *, made_ms: int, ttl_ms: int, stale_ms: int = 0, compute_ms: int = 0
+        self,
+        digest: bytes,
+        payload: bytes,
+        *,
+        made_ms: int,
+        ttl_ms: int,
+        stale_ms: int = 0,
+        error_ms: int = 0,
+        compute_ms: int = 0,
+        generation: int = 0,
+        tags: Sequence[Tag] = (),
+    ) -> Sealed | None:
+        """The envelope of a packed value, and its parts; None when the value is too long.
+
+        Args:
+            digest: of the key.
+            payload: the value as msgpack.
+            made_ms, ttl_ms, stale_ms, error_ms, compute_ms, generation, tags: as Entry's.
+        """
+        if len(payload) > self.object_bytes_max:
+            return None
+        flags = 0
+        if self._compress_bytes and len(payload) >= self._compress_bytes:
+            frame = compress.compress(payload)
+            if len(frame) <= len(payload) * COMPRESSED_RATIO_MAX:
+                payload, flags = frame, FLAG_ZSTD
+        fill = 0
+        parts: tuple[bytes, ...] = ()
+        if HEAD_BYTES + MAC_BYTES + _TAG.size * len(tags) + len(payload) > ITEM_BYTES_MAX:
+            fill = int.from_bytes(os.urandom(8), "little")
+            parts = tuple(payload[at : at + PART_BYTES] for at in range(0, len(payload), PART_BYTES))
+            payload = _MANIFEST.pack(fill, len(parts), len(payload), _whole(payload))
+            flags |= FLAG_PARTS
+        return Sealed(
+            self._close(flags, compute_ms, made_ms, ttl_ms, stale_ms, error_ms, generation, digest, tags, payload),
+            fill,
+            parts,
+        )
+
+    def _close(
+        self,
+        flags: int,
+        compute_ms: int,
+        made_ms: int,
+        ttl_ms: int,
+        stale_ms: int,
+        error_ms: int,
+        generation: int,
+        digest: bytes,
+        tags: Sequence[Tag],
+        payload: bytes,
     ) -> bytes:
-        """The envelope of a packed value, for the key with this digest."""
-        flags = FLAG_MAC if self._keys else 0
-        head = _HEAD.pack(FORMAT, flags, 0, min(compute_ms, 0xFFFFFFFF), made_ms, ttl_ms, stale_ms, digest)
+        flags = flags | FLAG_MAC if self._keys else flags & ~FLAG_MAC
+        compute_ms = min(compute_ms, 0xFFFFFFFF)
+        head = _HEAD.pack(FORMAT, flags, len(tags), compute_ms, made_ms, ttl_ms, stale_ms, error_ms, generation, digest)
+        if tags:
+            payload = b"".join(_TAG.pack(*tag) for tag in tags) + payload
         return head + _mac(self._keys[0], head, payload) + payload if self._keys else head + payload
+
+    def change(
+        self, data: bytes, *, made_ms: int | None = None, life: Life | None = None, generation: int | None = None
+    ) -> bytes:
+        """The same envelope with another life or generation; precondition: open() took it, or seal() made it."""
+        _, flags, count, compute_ms, made, ttl, stale, error, of_namespace, digest = _HEAD.unpack_from(data)
+        at = HEAD_BYTES + (MAC_BYTES if flags & FLAG_MAC else 0)
+        tags = [Tag(*_TAG.unpack_from(data, at + n * _TAG.size)) for n in range(count)]
+        return self._close(
+            flags,
+            compute_ms,
+            made if made_ms is None else made_ms,
+            *(Life(ttl, stale, error) if life is None else life),
+            of_namespace if generation is None else generation,
+            digest,
+            tags,
+            data[at + count * _TAG.size :],
+        )
+
+    # ------------------------------------------------------------------ reading
 
     def open(self, digest: bytes, data: bytes) -> Entry | str:
         """The entry in an envelope, or why it is none.
@@ -242,8 +273,8 @@ class Codec:
         """
         if len(data) < HEAD_BYTES or data[0] != FORMAT:
             return "format"
-        _, flags, spare, compute_ms, made_ms, ttl_ms, stale_ms, found = _HEAD.unpack_from(data)
-        if flags & ~FLAG_MAC or spare:
+        _, flags, count, compute_ms, made_ms, ttl_ms, stale_ms, error_ms, generation, found = _HEAD.unpack_from(data)
+        if flags & ~_FLAGS or count > TAGS_MAX:
             return "format"
         if found != digest:
             return "key"
@@ -252,14 +283,47 @@ class Codec:
             if not (flags & FLAG_MAC and self._keys):
                 return "mac"
             at += MAC_BYTES
-            head, mac, payload = data[:HEAD_BYTES], data[HEAD_BYTES:at], data[at:]
-            if not any(hmac.compare_digest(_mac(key, head, payload), mac) for key in self._keys):
+            head, mac, rest = data[:HEAD_BYTES], data[HEAD_BYTES:at], data[at:]
+            if not any(hmac.compare_digest(_mac(key, head, rest), mac) for key in self._keys):
                 return "mac"
+        tags: tuple[Tag, ...] = ()
+        if count:
+            if len(data) < at + count * _TAG.size:
+                return "corrupt"
+            tags = tuple([Tag(*_TAG.unpack_from(data, at + n * _TAG.size)) for n in range(count)])
+            at += count * _TAG.size
+        payload = data[at:]
+        value: Any
+        if flags & FLAG_PARTS:
+            value = self._manifest(payload, bool(flags & FLAG_ZSTD))
+            if value is None:
+                return "corrupt"
+        else:
+            try:
+                value = self._unpack(
+                    compress.decompress(payload, self.object_bytes_max) if flags & FLAG_ZSTD else payload
+                )
+            except (Unreadable, compress.Refused, MemoryError):
+                return "corrupt"
+        return Entry(value, made_ms, ttl_ms, stale_ms, compute_ms, len(payload), error_ms, generation, tags)
+
+    def _manifest(self, payload: bytes, compressed: bool) -> Manifest | None:
+        if len(payload) != _MANIFEST.size:
+            return None
+        fill, parts, size_bytes, digest = _MANIFEST.unpack(payload)
+        if size_bytes > self.object_bytes_max or parts != -(-size_bytes // PART_BYTES):
+            return None
+        return Manifest(fill, parts, size_bytes, digest, compressed)
+
+    def join(self, manifest: Manifest, parts: Sequence[bytes]) -> tuple[Any, str]:
+        """(value, "") of all parts of a manifest, or (None, "corrupt")."""
+        whole = b"".join(parts)
+        if len(whole) != manifest.size_bytes or not hmac.compare_digest(_whole(whole), manifest.digest):
+            return None, "corrupt"
         try:
-            value = unpack(data[at:])
-        except (Unreadable, MemoryError):
-            return "corrupt"
-        return Entry(value, made_ms, ttl_ms, stale_ms, compute_ms, len(data) - at)
+            return self._unpack(compress.decompress(whole, self.object_bytes_max) if manifest.compressed else whole), ""
+        except (Unreadable, compress.Refused, MemoryError):
+            return None, "corrupt"
 
 
 def _mac_key(secret: str | bytes) -> bytes:
@@ -269,7 +333,11 @@ def _mac_key(secret: str | bytes) -> bytes:
     return hashlib.blake2b(raw, digest_size=32, person=b"fr cache mac 1").digest()
 
 
-def _mac(key: bytes, head: bytes, payload: bytes) -> bytes:
+def _mac(key: bytes, head: bytes, rest: bytes) -> bytes:
     state = hashlib.blake2b(head, digest_size=MAC_BYTES, key=key, person=b"fr cache value")
-    state.update(payload)
+    state.update(rest)
     return state.digest()
+
+
+def _whole(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=16, person=b"fr cache whole").digest()

@@ -126,3 +126,8 @@ class KeySpace:
     def store_key(self, digest: bytes) -> str:
         """What the store calls it: at most 154 characters of safe ASCII."""
         return self._prefix + base64.urlsafe_b64encode(digest[:STORE_DIGEST_BYTES])[:22].decode()
+
+    def counter_key(self, digest: bytes) -> str:
+        """What the store calls the counter under a key. A counter is a bare number that no digest can stand beside, so
+        all 256 bits are in its key: at most 177 characters."""
+        return f"{self._prefix}{base64.urlsafe_b64encode(digest)[:43].decode()}:n"

@@ -1,21 +1,15 @@
 """SharedCache: one near and one far cache for all processes of a fleet, and one computation per key over all of them.
 
-Not here: what a value looks like in the store (codec.py), keys (keys.py), the claim's decisions (lease.py), the near
-cache (near.py), what does not wait (tiers.py), blocking use (sync.py).
-
-How a request is answered, first match wins:
-  1. near, fresh: no store, no task, no copy.
-  2. a read or computation of this key that is under way in this process: its result (single flight).
-  3. store, fresh. 4. store, stale: at once; one process refreshes it in the background.
-  5. nothing usable, lease won: compute, store with the lease's cas, unless the key changed meanwhile.
-  6. another process computes: wait for it; its death is survived within the lease.
-  7. the store is away: near until the value's stale limit, then compute, at most AWAY_COMPUTATIONS_MAX at once.
-No caller sees an exception because of the store; those of `compute` go to every caller that waited for it here.
+What it is: the asyncio driver of core.py and its like: waiting, single flight, tasks, the timers that renew leases.
+Not here: what is asked and decided (core.py), what a value looks like in the store (codec.py), keys (keys.py), the
+claim (lease.py), the near cache (near.py), blocking use (sync.py).
 
 Rules of this file:
   - Values are shared, not copied: whoever gets one must not change it. Who computed it gets it decoded, as all others.
   - Near entries answer unasked for near_ttl at most (near.py): the bound of staleness between replicas. Own writes and
     deletes are seen at once in this process.
+  - The first question to the store is answered in a callback, without a task: only what takes more gets one. It is not
+    cancelled with its caller: its answer may be a lease, which has to be given back.
   - One object belongs to one event loop. It does not own its store: close that one yourself, after this.
 """
 
@@ -23,87 +17,79 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
-import logging
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastroute._core.mc_reply import DELETED, EXISTS, HIT, NOT_FOUND, STORED, CasToken, Reply
-from fastroute.cache.codec import round_trip
+from fastroute._core.mc_meta import homes_of, seed_of
+from fastroute.cache.codec import COMPRESS_BYTES, OBJECT_BYTES_MAX
+from fastroute.cache.generations import Tagged
 from fastroute.cache.keys import Key, encode_key
-from fastroute.cache.lease import (
-    HELD_S_MAX,
-    LEASE_S,
-    RENEW_RATIO,
-    Claim,
-    Lifetime,
-    Outcome,
-    Pause,
-    TakeOver,
-    claim,
-    judge,
-    store_ttl_s,
-)
+from fastroute.cache.lease import HELD_S_MAX, LEASE_S, RENEW_RATIO, Lease, Lifetime
+from fastroute.cache.memoize import memoize
 from fastroute.cache.near import MISS, NEAR_TTL_S
-from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name, Tiers
+from fastroute.cache.reading import Ask, Compute, Gather, Pause, Refresh, Steps, Version, Versioned
+from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name
+from fastroute.cache.values import Extension
+from fastroute.cache.writing import Writing
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import CacheError, UsageError
+from fastroute.model import parse_duration_s
 
 if TYPE_CHECKING:
     from fastroute.memcache.cluster import Memcached
 
-__all__ = ["REFRESHES_MAX", "SharedCache"]
+__all__ = ["REFRESHES_MAX", "SharedCache", "check_copies"]
 
 REFRESHES_MAX = 64
 """Refreshes in the background at once; beyond it the stale value is served and a later request refreshes it."""
 
+COPIES_MAX = 3
+"""Copies of a value: each more costs a write per value; three outlive two nodes that are away at once."""
+
 T = TypeVar("T")
-_log = logging.getLogger("fastroute.cache")
 
 
 class _Flight:
-    """A read or computation that is under way, and how many wait for it."""
+    """A read or computation that is under way, and who waits for it."""
 
-    __slots__ = ("task", "waiters")
+    __slots__ = ("began_s", "near_key", "steps", "task", "waiters")
 
-    task: asyncio.Task[Any]
-
-    def __init__(self) -> None:
-        self.waiters = 0
+    def __init__(self, near_key: str | bytes, steps: Steps) -> None:
+        self.near_key, self.steps = near_key, steps
+        self.waiters: list[asyncio.Future[Any]] = []
+        self.task: asyncio.Task[None] | None = None
+        self.began_s = time.perf_counter()
 
 
 _within: contextvars.ContextVar[tuple[_Flight, ...]] = contextvars.ContextVar("fastroute_cache_within", default=())
 
 
-class _Lease:
-    """A stub of ours in the store, renewed while we compute.
+class _Renewal:
+    """Renews a lease while we compute.
 
     Notes: a computation shorter than a quarter of the lease costs one timer handle and no task.
     """
 
-    __slots__ = ("_cache", "_done", "_handle", "_task", "key", "lost", "token")
+    __slots__ = ("_done", "_handle", "_lease", "_lease_s", "_task")
 
-    def __init__(self, cache: SharedCache, key: str, token: CasToken) -> None:
-        self._cache, self.key, self.token, self.lost = cache, key, token, False
+    def __init__(self, lease: Lease, lease_s: float) -> None:
+        self._lease, self._lease_s = lease, lease_s
         self._done: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
-        loop = asyncio.get_running_loop()
-        self._handle = loop.call_later(cache.lease_s * RENEW_RATIO, self._start)
+        self._handle = asyncio.get_running_loop().call_later(lease_s * RENEW_RATIO, self._start)
 
     def _start(self) -> None:
         self._done = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._renew(self._done))
 
     async def _renew(self, done: asyncio.Event) -> None:
-        pause_s = self._cache.lease_s * RENEW_RATIO
+        lease, pause_s = self._lease, self._lease_s * RENEW_RATIO
         for _ in range(int(HELD_S_MAX / pause_s)):
-            reply = await self._cache.store.cas_set(self.key, b"", self.token, self._cache.lease_s)
-            if reply.status == STORED and reply.token is not None:
-                self.token = reply.token
-            elif reply.status in (EXISTS, NOT_FOUND):
-                self.lost = True  # deleted, set, or run out: the result will not be stored
+            if not lease.renewed(await lease.home.cas_set(lease.key, b"", lease.token, self._lease_s)):
                 return
             try:
                 async with asyncio.timeout(pause_s):
@@ -112,27 +98,22 @@ class _Lease:
             except TimeoutError:
                 continue
 
-    async def end(self) -> CasToken:
-        """Stop renewing, a renewal under way included; the token that is valid now."""
+    async def end(self) -> None:
+        """Stop renewing, a renewal under way included."""
         self._handle.cancel()
         if self._task is not None and self._done is not None:
             self._done.set()
             await self._task
-        return self.token
-
-    async def release(self) -> None:
-        """Give the lease back, so that nobody waits for it."""
-        await self._cache.store.delete(self.key, await self.end())
 
     def drop(self) -> None:
-        """The same without waiting, for a task that is being cancelled."""
+        """Give the lease back without waiting, for a task that is being cancelled."""
         self._handle.cancel()
         if self._task is not None:
             self._task.cancel()
-        self._cache.store.delete(self.key, self.token)
+        self._lease.home.delete(self._lease.key, self._lease.token)
 
 
-class SharedCache(Tiers):
+class SharedCache(Writing):
     """Values shared by all processes that use the same store, fleet and namespace.
 
     Args:
@@ -143,6 +124,12 @@ class SharedCache(Tiers):
         fleet: prefix of every key in the store.
         near_ttl: how long a near value answers without asking the store: the bound of staleness.
         lease: how long the others wait for a process that died while computing, 2 s to 5 minutes.
+        copies: nodes that hold each value, 1 to 3: with 2, the loss of a node costs no value.
+        extensions: types of the application's own (fastroute.cache.Extension).
+        compress_bytes: packed values from this length on are compressed; 0 turns it off.
+        object_bytes_max: longest packed value; what is longer is computed and not stored.
+        away_computations_max: computations at once while the store is away; one per key in any case.
+        strict: raise CacheError where the store did not answer, in place of defaults, False and own computations.
         clock: for tests.
 
     Raises:
@@ -159,6 +146,12 @@ class SharedCache(Tiers):
         fleet: str = "fr",
         near_ttl: float | str = NEAR_TTL_S,
         lease: float | str = LEASE_S,
+        copies: int = 1,
+        extensions: Iterable[Extension] = (),
+        compress_bytes: int | str = COMPRESS_BYTES,
+        object_bytes_max: int | str = OBJECT_BYTES_MAX,
+        away_computations_max: int = AWAY_COMPUTATIONS_MAX,
+        strict: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
         super().__init__(
@@ -168,13 +161,22 @@ class SharedCache(Tiers):
             fleet=fleet,
             near_ttl=near_ttl,
             lease=lease,
+            extensions=extensions,
+            compress_bytes=compress_bytes,
+            object_bytes_max=object_bytes_max,
+            away_computations_max=away_computations_max,
+            strict=strict,
             clock=clock,
         )
         self.store = store
+        self._nodes = tuple(store.nodes)
+        self._copies = check_copies(copies, len(self._nodes))
+        self._seeds = tuple(seed_of(node.name) for node in self._nodes)
+        self._alone = self._nodes[:1] if len(self._nodes) == 1 else None
         self._flights: dict[str | bytes, _Flight] = {}
         self._refreshes: dict[str | bytes, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._away = asyncio.Semaphore(AWAY_COMPUTATIONS_MAX)
+        self._away = asyncio.Semaphore(away_computations_max)
 
     # ------------------------------------------------------------------ life
 
@@ -185,6 +187,8 @@ class SharedCache(Tiers):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for flight in list(self._flights.values()):
+            self._land(flight, None, CacheError("the cache was closed while the value was read"))
         self._near.clear()
 
     async def __aenter__(self) -> SharedCache:
@@ -206,6 +210,7 @@ class SharedCache(Tiers):
         stale: float | str = 0,
         tags: Sequence[str] = (),
         negative_ttl: float | str = 0,
+        stale_if_error: float | str = 0,
     ) -> T:
         """The value of a key; where there is none, one process of the fleet computes it for all.
 
@@ -213,50 +218,95 @@ class SharedCache(Tiers):
             key: str, bytes, or a tuple of plain values.
             compute: called without arguments; returns the value or an awaitable of it. A plain function runs on the
                 event loop: one that blocks longer than the lease is computed by others too.
-            ttl: how long the value is fresh.
+            ttl: how long the value is fresh. Near its end one reader refreshes it early: hot keys do not expire.
             stale: how long after that it may still be served, while it is refreshed or the store is away.
-            tags: not available yet.
+            tags: names under which it can be purged together with others (purge_tags).
             negative_ttl: how long None is kept as a value; with 0 it is not kept.
+            stale_if_error: how long after ttl the value may be served when `compute` raises; the error is logged.
 
         Returns:
             The value. It is shared with other callers: do not change it.
 
         Raises:
             UsageError: an argument, or a computed value, that is not accepted.
-            CacheError: the cache was closed meanwhile.
+            CacheError: the cache was closed meanwhile; with strict, the store did not answer.
             Exception: what compute raised, in every caller that waited for it in this process. Other processes that
                 waited compute for themselves, one after the other.
         """
-        if tags:
-            raise UsageError("tags of a cached value: not available yet")
         near_key = key if type(key) is str else encode_key(key)
         value = self._near_get(near_key)
+        if type(value) is Tagged:
+            value = self._untag(near_key, value)
         if value is not MISS:
             return value  # type: ignore[no-any-return]
-        lifetime = Lifetime.of(ttl, stale, negative_ttl)
-        return await self._join(near_key, key, compute, lifetime)  # type: ignore[no-any-return]
+        flight = self._flights.get(near_key)
+        if flight is None:
+            lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
+            digests = self._generations.digests(tags) if tags else ()
+            self._check_open()
+            steps = self._steps_fill(self._name(near_key, key), compute, lifetime, digests)
+            flight = _Flight(near_key, steps)
+            self._begin(flight)
+            self._flights[near_key] = flight
+        else:
+            if flight in _within.get():
+                raise UsageError(
+                    f"the computation of cache key {key!r} asks for the same key: it would wait for itself"
+                )
+            self._counters.joined += 1
+        waiter = asyncio.get_running_loop().create_future()
+        flight.waiters.append(waiter)
+        try:
+            return await waiter  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            flight.waiters.remove(waiter)
+            if not flight.waiters:
+                # Every caller has gone: nobody wants the value any more.
+                self._remove(flight)
+                if flight.task is not None:
+                    flight.task.cancel()
+            raise
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """The value of a key, fresh or within its stale time; else `default`. Computes nothing, waits for nobody."""
         near_key = key if type(key) is str else encode_key(key)
-        value = self._near_get(near_key)
+        value = self._near_value(near_key)
         if value is not MISS:
             return value
-        name = self._name(near_key, key)
-        ticket = self._near.begin_fill(near_key)
-        reply = await self._store().get(name.store)
-        outcome, entry, reason = judge(reply, self._codec, name.digest, self._wall_ms())
-        if entry is not None:
-            return self._use(name, entry, outcome, ticket)
-        if outcome is Outcome.AWAY:
-            self._counters.unknown += 1
-            return self._near_while_away(near_key, default)
-        if reason and reason != "absent":
-            self._counters.rejected[reason] += 1
-        self._counters.misses += 1
-        return default
+        return await self._run(self._steps_get(self._name(near_key, key), default))
 
-    async def set(self, key: Key, value: object, *, ttl: float | str, stale: float | str = 0) -> bool:
+    async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """The values of those of the keys that have one, asked for at once."""
+        found, missing = {}, {}
+        for key in keys:
+            near_key = key if type(key) is str else encode_key(key)
+            value = self._near_value(near_key)
+            if value is not MISS:
+                found[key] = value
+            else:
+                missing[near_key] = key
+        if missing:
+            read = await self._run(self._steps_get_many([self._name(near, key) for near, key in missing.items()]))
+            found.update((missing[near_key], value) for near_key, value in read.items())
+        return found
+
+    async def get_version(self, key: Key, default: Any = None) -> Versioned:
+        """The value as the store has it now, never the near one, with a version for `cas`.
+
+        A key without a value has a version too: `cas` then stores only if there still is none.
+        """
+        return await self._run(self._steps_get_version(self._any_name(key), default))  # type: ignore[no-any-return]
+
+    async def set(
+        self,
+        key: Key,
+        value: object,
+        *,
+        ttl: float | str,
+        stale: float | str = 0,
+        tags: Sequence[str] = (),
+        stale_if_error: float | str = 0,
+    ) -> bool:
         """Store a value for everybody; True when the store confirmed it.
 
         False: the store is away or did not answer (it may have stored it), or the value is too large; then no near
@@ -265,27 +315,59 @@ class SharedCache(Tiers):
         Raises:
             UsageError: an argument that is not accepted.
         """
-        near_key = key if type(key) is str else encode_key(key)
-        lifetime = Lifetime.of(ttl, stale)
-        payload, value = round_trip(value)
-        name = self._name(near_key, key)
-        self._forget(near_key)
-        sealed = self._seal(name, payload, lifetime.ttl_ms, lifetime.stale_ms, 0)
-        if sealed is None:
-            # What is stored under the key is older than what the caller wanted there.
-            await self._store().expire_key(name.store)
-            self._near.invalidate(near_key)
+        life = Lifetime.of(ttl, stale, 0, stale_if_error).life
+        steps = self._steps_set(self._any_name(key), value, life, self._generations.digests(tags))
+        return await self._run(steps)  # type: ignore[no-any-return]
+
+    async def add(
+        self, key: Key, value: object, *, ttl: float | str, stale: float | str = 0, tags: Sequence[str] = ()
+    ) -> bool:
+        """Store a value where there is none; True when the store confirmed it."""
+        life = Lifetime.of(ttl, stale).life
+        steps = self._steps_set_if(self._any_name(key), value, None, life, self._generations.digests(tags), "add")
+        return await self._run(steps)  # type: ignore[no-any-return]
+
+    async def cas(
+        self,
+        key: Key,
+        value: object,
+        version: Version | None,
+        *,
+        ttl: float | str,
+        stale: float | str = 0,
+        tags: Sequence[str] = (),
+    ) -> bool:
+        """Store a value if the key is as `version` (of get_version) saw it; True when the store confirmed it.
+
+        False also where the version is None, and where the connection that it came from is gone: read again.
+        """
+        if version is None:
             return False
-        ticket = self._near.begin_fill(near_key)
-        reply = await self._store().set(name.store, sealed, store_ttl_s(lifetime.ttl_ms, lifetime.stale_ms))
-        if reply.status != STORED:
-            self._counters.unknown += 1
-            self._near.invalidate(near_key)
-            return False
-        self._counters.stored += 1
-        self._counters.bytes_written += len(sealed)
-        self._near_fill(near_key, ticket, value, lifetime.ttl_ms, lifetime.stale_ms)
-        return True
+        life = Lifetime.of(ttl, stale).life
+        steps = self._steps_set_if(self._any_name(key), value, version, life, self._generations.digests(tags), "cas")
+        return await self._run(steps)  # type: ignore[no-any-return]
+
+    async def touch(self, key: Key, *, ttl: float | str, stale: float | str = 0) -> bool:
+        """Begin a value's life again; False where there is none, or no answer."""
+        steps = self._steps_touch(self._any_name(key), Lifetime.of(ttl, stale).life)
+        return await self._run(steps)  # type: ignore[no-any-return]
+
+    async def increment(
+        self, key: Key, delta: int = 1, *, initial: int | None = None, ttl: float | str = 0
+    ) -> int | None:
+        """Add to the counter of a key and return it; None where there is none and no `initial`, or no answer.
+
+        A counter is apart from the key's value: `get` does not see it, no tag purges it, `delete` removes it. It has 64
+        bits, and a negative delta stops at 0. With delta 0 it is read.
+
+        Args:
+            key: as everywhere.
+            delta: -(2**64 - 1) to 2**64 - 1.
+            initial: the number where there is none; delta is not added to it.
+            ttl: life of a counter that is made so, 0 for no end.
+        """
+        steps = self._steps_increment(self._any_name(key), delta, initial, parse_duration_s(ttl, name="ttl"))
+        return await self._run(steps)  # type: ignore[no-any-return]
 
     async def delete(self, key: Key) -> bool:
         """Forget a key everywhere; True when the store confirmed it.
@@ -293,123 +375,169 @@ class SharedCache(Tiers):
         Computations that are under way anywhere still answer their callers, but are not stored. Other processes may
         serve their near value for near_ttl more.
         """
-        near_key = key if type(key) is str else encode_key(key)
-        name = self._name(near_key, key)
-        self._forget(near_key)
-        # An expired write, not `md`: only that one is announced to the watchers of every memcached version.
-        reply = await self._store().expire_key(name.store)
-        self._near.invalidate(near_key)
-        confirmed = reply.status in (STORED, DELETED, NOT_FOUND)
-        self._counters.unknown += not confirmed
-        return confirmed
+        return await self._run(self._steps_delete(self._any_name(key)))  # type: ignore[no-any-return]
+
+    async def purge_tags(self, *tags: str) -> bool:
+        """Forget every value that has one of these tags: one request per tag, whatever the number of values.
+
+        True when the store confirmed it. Other processes may serve near values for near_ttl more.
+        """
+        return await self._run(self._steps_purge_tags(self._generations.digests(tags)))  # type: ignore[no-any-return]
+
+    async def purge_namespace(self) -> bool:
+        """Forget every value of the namespace (not its counters): one request per node."""
+        return await self._run(self._steps_purge_namespace())  # type: ignore[no-any-return]
+
+    def memoize(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Decorator: the function's results, by its arguments; see fastroute.cache.memoize."""
+        return memoize(self, **options)
+
+    # ------------------------------------------------------------------ placement
+
+    def _homes(self, store_key: str) -> Sequence[Any]:
+        if self._alone is not None:
+            return self._alone
+        first = self.store.node_of(store_key)
+        if self._copies == 1:
+            return (first,)
+        order = homes_of(store_key, self._seeds, min(self._copies + 1, len(self._nodes)))
+        others = [self._nodes[index] for index in order if self._nodes[index] is not first]
+        return (first, *others[: self._copies - 1])
+
+    def _all_homes(self) -> Sequence[Any]:
+        return self._nodes
 
     # ------------------------------------------------------------------ single flight
 
-    async def _join(self, near_key: str | bytes, key: Key, compute: Callable[[], Any], lifetime: Lifetime) -> Any:
-        self._check_open()
-        flight = self._flights.get(near_key)
-        if flight is None:
-            flight = self._flights[near_key] = _Flight()
-            flight.task = asyncio.get_running_loop().create_task(self._fly(flight, near_key, key, compute, lifetime))
-            self._tasks.add(flight.task)
-            flight.task.add_done_callback(self._landed)
+    def _begin(self, flight: _Flight) -> None:
+        step = next(flight.steps)
+        if type(step) is Ask:
+            step.function(*step.args).add_done_callback(functools.partial(self._answered, flight, step))
         else:
-            if flight in _within.get():
-                raise UsageError(
-                    f"the computation of cache key {key!r} asks for the same key: it would wait for itself"
-                )
-            self._counters.joined += 1
-        flight.waiters += 1
-        try:
-            return await asyncio.shield(flight.task)
-        except asyncio.CancelledError:
-            if self._closed and flight.task.done():
-                raise CacheError("the cache was closed while the value was computed") from None
-            raise
-        finally:
-            flight.waiters -= 1
-            if not flight.waiters and not flight.task.done():
-                # Every caller has gone: nobody wants the value any more.
-                self._remove(near_key, flight)
-                flight.task.cancel()
+            self._fly(flight, step)
 
-    async def _fly(
-        self, flight: _Flight, near_key: str | bytes, key: Key, compute: Callable[[], Any], lifetime: Lifetime
-    ) -> Any:
+    def _answered(self, flight: _Flight, asked: Ask, answer: asyncio.Future[Any]) -> None:
+        """The first question has its answer: mostly that is all."""
+        reply = answer.result()
+        self._counters.read_time_s += time.perf_counter() - flight.began_s
+        if not flight.waiters or self._closed:
+            flight.steps.close()
+            if reply.won:  # all have gone: the lease is given back
+                asked.home.delete(asked.args[0], reply.token)
+            return
+        try:
+            step = flight.steps.send(reply)
+        except StopIteration as end:
+            self._land(flight, end.value, None)
+        except Exception as error:
+            self._land(flight, None, error)
+        else:
+            self._fly(flight, step)
+
+    def _fly(self, flight: _Flight, step: Any) -> None:
+        task = flight.task = asyncio.get_running_loop().create_task(self._flown(flight, step))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _flown(self, flight: _Flight, step: Any) -> None:
         _within.set((*_within.get(), flight))
         try:
-            return await self._fill(self._name(near_key, key), compute, lifetime)
-        finally:
-            self._remove(near_key, flight)
+            value = await self._run(flight.steps, step)
+        except asyncio.CancelledError:
+            self._land(flight, None, CacheError("the cache was closed while the value was computed"))
+            raise
+        except BaseException as error:
+            self._land(flight, None, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._land(flight, value, None)
 
-    def _landed(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen, also when every caller has gone
+    def _land(self, flight: _Flight, value: Any, error: BaseException | None) -> None:
+        self._remove(flight)
+        for waiter in flight.waiters:
+            if not waiter.done():
+                if error is None:
+                    waiter.set_result(value)
+                else:
+                    waiter.set_exception(error)
 
-    def _remove(self, near_key: str | bytes, flight: _Flight) -> None:
-        if self._flights.get(near_key) is flight:
-            del self._flights[near_key]
+    def _remove(self, flight: _Flight) -> None:
+        if self._flights.get(flight.near_key) is flight:
+            del self._flights[flight.near_key]
 
     def _forget(self, near_key: str | bytes) -> None:
-        # Whoever asks after a write must not be given a computation that began before it.
         self._flights.pop(near_key, None)
         self._near.invalidate(near_key)
 
-    # ------------------------------------------------------------------ store and computation
+    def _forget_all(self) -> None:
+        self._flights.clear()
+        super()._forget_all()
 
-    async def _fill(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime) -> Any:
-        ticket = self._near.begin_fill(name.near)
-        found = await self._drive(name, claim(self._codec, name.digest, now_ms=self._wall_ms))
-        self._counters.rejected.update(found.rejected)
-        if found.entry is not None:
-            if found.outcome is Outcome.STALE and found.token is not None:
-                self._refresh_soon(name, found.token, compute, lifetime)
-            return self._use(name, found.entry, found.outcome, ticket)
-        if found.outcome is Outcome.WON:
-            self._counters.misses += 1
-            lease = _Lease(self, name.store, found.token)
-            return await self._compute_and_store(name, lease, None, compute, lifetime, ticket)
-        if found.outcome is Outcome.AWAY:
-            self._counters.unknown += 1
-            value = self._near_while_away(name.near, MISS)
-            if value is not MISS:
-                return value
-        async with self._away:
-            # Somebody may have filled it while we queued.
-            value = self._near_get(name.near)
-            if value is not MISS:
-                return value
-            self._counters.computations_away += 1
-            value, _ = await self._call(compute)
-            _, value = round_trip(value)
-            if value is not None or lifetime.negative_ms:
-                ttl_ms, stale_ms = self._life(value, lifetime)
-                self._near_fill(name.near, ticket, value, ttl_ms, stale_ms)
-            return value
+    # ------------------------------------------------------------------ steps
 
-    async def _drive(self, name: Name, steps: Generator[Any, Any, Claim]) -> Claim:
-        started_s = 0.0
-        answer: Reply | None = None
+    def _any_name(self, key: Key) -> Name:
+        self._check_open()
+        return self._name(key if type(key) is str else encode_key(key), key)
+
+    async def _run(self, steps: Steps, step: Any = None) -> Any:
+        """Carry steps out, from the first one, or from one that was taken out already."""
+        self._check_open()
         try:
+            if step is None:
+                step = next(steps)
             while True:
-                step = steps.send(answer)
-                if type(step) is Pause:
-                    if not started_s:
-                        started_s = time.perf_counter()
-                        self._counters.waits += 1
-                    await asyncio.sleep(step.seconds)
+                kind = type(step)
+                if kind is Ask:
+                    answer = await step.function(*step.args)
+                elif kind is Gather:
+                    answer = await asyncio.gather(*[ask.function(*ask.args) for ask in step.asks])
+                elif kind is Compute:
+                    try:
+                        answer = await self._compute_now(step)
+                    except Exception as error:
+                        step = steps.throw(error)
+                        continue
+                elif kind is Pause:
+                    await self._pause(step)
                     answer = None
-                elif type(step) is TakeOver:
-                    answer = await self.store.cas_set(name.store, b"", step.token, self.lease_s)
                 else:
-                    answer = await self.store.get_or_lease(name.store, self.lease_s)
+                    assert kind is Refresh
+                    answer = MISS
+                    self._refresh_soon(step)
+                step = steps.send(answer)
         except StopIteration as end:
-            found: Claim = end.value
-            return found
+            return end.value
         finally:
-            if started_s:
-                self._counters.wait_time_s += time.perf_counter() - started_s
+            steps.close()
+
+    async def _pause(self, step: Pause) -> None:
+        started_s = time.perf_counter()
+        try:
+            await asyncio.sleep(step.seconds)
+        finally:
+            self._counters.wait_time_s += time.perf_counter() - started_s
+
+    async def _compute_now(self, step: Compute) -> tuple[Any, int]:
+        if step.lease is None:
+            async with self._away:
+                # Somebody may have filled it while we queued.
+                value = self._near_value(step.near_key)
+                if value is not MISS:
+                    return value, -1
+                self._counters.computations_away += 1
+                return await self._call(step.compute)
+        renewal = _Renewal(step.lease, self.lease_s)
+        try:
+            answer = await self._call(step.compute)
+        except asyncio.CancelledError:
+            renewal.drop()
+            raise
+        except BaseException:
+            await renewal.end()
+            raise
+        await renewal.end()
+        return answer
 
     async def _call(self, compute: Callable[[], Any]) -> tuple[Any, int]:
         """(value, milliseconds it took)."""
@@ -427,82 +555,21 @@ class SharedCache(Tiers):
             self._counters.compute_time_s += took_s
         return value, round(took_s * 1000)
 
-    async def _compute_and_store(
-        self,
-        name: Name,
-        lease: _Lease,
-        target: CasToken | None,
-        compute: Callable[[], Any],
-        lifetime: Lifetime,
-        ticket: int,
-    ) -> Any:
-        """Compute under a lease and store with cas: over the lease's own stub (target None), or over a stale value."""
-        try:
-            value, compute_ms = await self._call(compute)
-            payload, value = round_trip(value)
-        except asyncio.CancelledError:
-            lease.drop()
-            raise
-        except BaseException:
-            # A failed refresh keeps its lock: the next try comes when it has run out, not with the next request.
-            await (lease.release() if target is None else lease.end())
-            raise
-        if value is None and not lifetime.negative_ms:
-            await lease.release()
-            return None
-        ttl_ms, stale_ms = self._life(value, lifetime)
-        sealed = self._seal(name, payload, ttl_ms, stale_ms, compute_ms)
-        if sealed is None:
-            await lease.release()
-            self._near_fill(name.near, ticket, value, ttl_ms, stale_ms)
-            return value
-        token = await lease.end()
-        reply = await self.store.cas_set(name.store, sealed, target or token, store_ttl_s(ttl_ms, stale_ms))
-        if reply.status == STORED:
-            self._counters.stored += 1
-            self._counters.bytes_written += len(sealed)
-        elif reply.status in (EXISTS, NOT_FOUND):
-            self._counters.overtaken += 1
-        else:
-            self._counters.unknown += 1
-        if reply.status not in (EXISTS, NOT_FOUND):
-            self._near_fill(name.near, ticket, value, ttl_ms, stale_ms)
-        if target is not None:
-            await lease.release()
-        return value
-
-    def _refresh_soon(self, name: Name, token: CasToken, compute: Callable[[], Any], lifetime: Lifetime) -> None:
-        if name.near in self._refreshes or len(self._refreshes) >= REFRESHES_MAX or self._closed:
+    def _refresh_soon(self, step: Refresh) -> None:
+        if step.near_key in self._refreshes or len(self._refreshes) >= REFRESHES_MAX or self._closed:
+            step.steps.close()
             return
-        task = asyncio.get_running_loop().create_task(self._refresh(name, token, compute, lifetime))
-        self._refreshes[name.near] = task
-        task.add_done_callback(lambda _: self._refreshes.pop(name.near, None))
+        task = asyncio.get_running_loop().create_task(self._run(step.steps))
+        self._refreshes[step.near_key] = task
+        task.add_done_callback(lambda _: self._refreshes.pop(step.near_key, None))
 
-    async def _refresh(self, name: Name, token: CasToken, compute: Callable[[], Any], lifetime: Lifetime) -> None:
-        """One process of the fleet refreshes a stale value: who gets the lock key's lease, and still finds it stale."""
-        lock = name.store + ":r"
-        ticket = self._near.begin_fill(name.near)
-        locked = await self.store.get_or_lease(lock, self.lease_s)
-        if locked.status != HIT or not locked.won or locked.token is None:
-            return
-        lease = _Lease(self, lock, locked.token)
-        try:
-            reply = await self.store.get(name.store)
-        except BaseException:
-            lease.drop()
-            raise
-        outcome, entry, _ = judge(reply, self._codec, name.digest, self._wall_ms())
-        if outcome is not Outcome.STALE or entry is None or reply.token is None:
-            await lease.release()
-            if entry is not None:
-                self._use(name, entry, outcome, ticket)
-            return
-        self._counters.refreshes += 1
-        try:
-            await self._compute_and_store(name, lease, reply.token, compute, lifetime, ticket)
-        except Exception as error:  # of compute: nobody waits for it, the stale value serves on
-            _log.warning("refresh of a stale value in namespace %s failed: %r", self.namespace, error)
 
-    def _store(self) -> Memcached:
-        self._check_open()
-        return self.store
+def check_copies(copies: int, nodes: int) -> int:
+    """The number of copies, if these nodes can hold them.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if not isinstance(copies, int) or isinstance(copies, bool) or not 1 <= copies <= min(COPIES_MAX, nodes):
+        raise UsageError(f"copies {copies!r} of a value on {nodes} nodes: accepted are 1 to {min(COPIES_MAX, nodes)}")
+    return copies

@@ -1,52 +1,51 @@
 """SharedCache for threads: same names, same keys, values and leases as the asyncio one (shared.py); it blocks.
 
+What it is: the blocking driver of core.py and its like: waiting, single flight over threads, the renewal of leases.
+
 Both kinds share one cache: what one computes the other reads, and a key that a thread computes is not computed by a
-task of another process, because both take part in the same leases (lease.py; sync_store.py says how).
+task of another process, because both take part in the same leases (sync_store.py says how).
 
 What differs:
   - A caller whose key is stale and who wins the refresh computes it in its own thread, before it returns: computations
     run where the application's thread-local state is. All others get the stale value at once.
   - One thread per cache, started with the first computation, renews the leases of computations that take long.
   - A caller that is interrupted (KeyboardInterrupt) ends its computation; those who waited for it compute again.
+
+Rule of this file: the steps of reading.py, core.py and writing.py, and what they count, run under one lock. They never
+wait; the store and `compute` are called without it. One thread may take it twice: freeing a near value runs any code.
 """
 
 from __future__ import annotations
 
-import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fastroute._core.mc_reply import DELETED, EXISTS, HIT, NOT_FOUND, STORED, CasToken
-from fastroute.cache.codec import round_trip
+from fastroute._core.mc_meta import homes_of, seed_of
+from fastroute.cache.codec import COMPRESS_BYTES, OBJECT_BYTES_MAX
+from fastroute.cache.generations import Tagged
 from fastroute.cache.keys import Key, encode_key
-from fastroute.cache.lease import (
-    HELD_S_MAX,
-    LEASE_S,
-    RENEW_RATIO,
-    Claim,
-    Lifetime,
-    Outcome,
-    Pause,
-    TakeOver,
-    claim,
-    judge,
-    store_ttl_s,
-)
+from fastroute.cache.lease import HELD_S_MAX, LEASE_S, RENEW_RATIO, Lease, Lifetime
+from fastroute.cache.memoize import memoize
 from fastroute.cache.near import MISS, NEAR_TTL_S
-from fastroute.cache.sync_store import BlockingStore, StoreReply
-from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name, Tiers
+from fastroute.cache.reading import Ask, Compute, Gather, Pause, Refresh, Steps, Version, Versioned
+from fastroute.cache.shared import check_copies
+from fastroute.cache.sync_store import BlockingNode
+from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name
+from fastroute.cache.values import Extension
+from fastroute.cache.writing import Writing
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import UsageError
 from fastroute.memcache.sync import Memcached
+from fastroute.model import parse_duration_s
 
 __all__ = ["SharedCache"]
 
 T = TypeVar("T")
-_log = logging.getLogger("fastroute.cache")
 
 
 class _Flight:
@@ -63,55 +62,52 @@ class _Again(Exception):
     """The thread that computed was interrupted: compute for yourself."""
 
 
-class _Lease:
-    """A stub of ours in the store."""
+class _Held:
+    """A lease that is being renewed."""
 
-    __slots__ = ("_lock", "began_s", "ended", "key", "token")
+    __slots__ = ("_lock", "began_s", "ended", "lease")
 
-    def __init__(self, key: str, token: CasToken) -> None:
-        self.key, self.token = key, token
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
         self.began_s = time.monotonic()
         self.ended = False
         self._lock = threading.Lock()
 
-    def renew(self, store: BlockingStore, lease_s: float) -> None:
+    def renew(self, lease_s: float) -> None:
         with self._lock:
             if self.ended or time.monotonic() - self.began_s > HELD_S_MAX:
                 return
-            reply = store.cas_set(self.key, b"", self.token, lease_s)
-            if reply.status == STORED and reply.token is not None:
-                self.token = reply.token
-            elif reply.status in (EXISTS, NOT_FOUND):
+            lease = self.lease
+            if not lease.renewed(lease.home.cas_set(lease.key, b"", lease.token, lease_s)):
                 self.ended = True
 
-    def end(self) -> CasToken:
-        """No renewal after this, one under way included; the token that is valid now."""
+    def end(self) -> None:
+        """No renewal after this, one under way included."""
         with self._lock:
             self.ended = True
-            return self.token
 
 
 class _Renewer:
     """The thread that renews leases each quarter of their life; it sleeps while there is none."""
 
-    def __init__(self, store: BlockingStore, lease_s: float) -> None:
-        self._store, self._lease_s = store, lease_s
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
         self._wake = threading.Condition()
-        self._leases: set[_Lease] = set()
+        self._held: set[_Held] = set()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def add(self, lease: _Lease) -> None:
+    def add(self, held: _Held) -> None:
         with self._wake:
-            self._leases.add(lease)
+            self._held.add(held)
             if self._thread is None or not self._thread.is_alive():  # none yet, or left behind by a fork
                 self._thread = threading.Thread(target=self._run, name="fastroute-cache-leases", daemon=True)
                 self._thread.start()
             self._wake.notify()
 
-    def remove(self, lease: _Lease) -> None:
+    def remove(self, held: _Held) -> None:
         with self._wake:
-            self._leases.discard(lease)
+            self._held.discard(held)
 
     def close(self) -> None:
         with self._wake:
@@ -124,27 +120,28 @@ class _Renewer:
         while True:
             with self._wake:
                 if not self._closed:
-                    self._wake.wait(self._lease_s * RENEW_RATIO / 2 if self._leases else None)
+                    self._wake.wait(self._lease_s * RENEW_RATIO / 2 if self._held else None)
                 if self._closed:
                     return
-                leases = list(self._leases)
+                held = list(self._held)
             now_s = time.monotonic()
-            for lease in leases:
-                if now_s - lease.began_s >= self._lease_s * RENEW_RATIO:
-                    lease.renew(self._store, self._lease_s)
+            for one in held:
+                if now_s - one.began_s >= self._lease_s * RENEW_RATIO:
+                    one.renew(self._lease_s)
 
 
-class SharedCache(Tiers):
+class SharedCache(Writing):
     """Values shared by all processes that use the same memcached, fleet and namespace.
 
     Args:
         store: a fastroute.memcache.sync.Memcached; it stays the caller's to close.
-        namespace, near_bytes, secret, fleet, near_ttl, lease, clock: as fastroute.SharedCache.
+        namespace, near_bytes, secret, fleet, near_ttl, lease, copies, extensions, compress_bytes, object_bytes_max,
+            away_computations_max, strict, clock: as fastroute.SharedCache.
 
     Raises:
         UsageError: an argument that is not accepted.
 
-    Notes: safe with threads. A context manager.
+    Notes: safe with threads, and usable after a fork. A context manager.
     """
 
     def __init__(
@@ -157,6 +154,12 @@ class SharedCache(Tiers):
         fleet: str = "fr",
         near_ttl: float | str = NEAR_TTL_S,
         lease: float | str = LEASE_S,
+        copies: int = 1,
+        extensions: Iterable[Extension] = (),
+        compress_bytes: int | str = COMPRESS_BYTES,
+        object_bytes_max: int | str = OBJECT_BYTES_MAX,
+        away_computations_max: int = AWAY_COMPUTATIONS_MAX,
+        strict: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
         super().__init__(
@@ -166,13 +169,25 @@ class SharedCache(Tiers):
             fleet=fleet,
             near_ttl=near_ttl,
             lease=lease,
+            extensions=extensions,
+            compress_bytes=compress_bytes,
+            object_bytes_max=object_bytes_max,
+            away_computations_max=away_computations_max,
+            strict=strict,
             clock=clock,
         )
-        self.store = BlockingStore(store)
-        self._lock = threading.Lock()  # of the flights and the counters
+        self.store = store
+        self._nodes = tuple(BlockingNode(store, number) for number in range(len(store.names)))
+        self._copies = check_copies(copies, len(self._nodes))
+        self._seeds = tuple(seed_of(name) for name in store.names)
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
         self._flights: dict[str | bytes, _Flight] = {}
-        self._away = threading.BoundedSemaphore(AWAY_COMPUTATIONS_MAX)
-        self._renewer = _Renewer(self.store, self.lease_s)
+        self._away = threading.BoundedSemaphore(self._away_max)
+        self._renewer = _Renewer(self.lease_s)
 
     def close(self) -> None:
         """Stop renewing and forget near values; the store stays open."""
@@ -199,24 +214,30 @@ class SharedCache(Tiers):
         stale: float | str = 0,
         tags: Sequence[str] = (),
         negative_ttl: float | str = 0,
+        stale_if_error: float | str = 0,
     ) -> T:
         """The value of a key; where there is none, one thread of one process of the fleet computes it for all.
 
         Arguments, result and errors as fastroute.SharedCache.get_or_compute; `compute` is a plain function.
         """
-        if tags:
-            raise UsageError("tags of a cached value: not available yet")
         near_key = key if type(key) is str else encode_key(key)
         value = self._near_get(near_key)
+        if type(value) is Tagged:
+            with self._lock:
+                value = self._untag(near_key, value)
         if value is not MISS:
             return value  # type: ignore[no-any-return]
-        lifetime = Lifetime.of(ttl, stale, negative_ttl)
+        lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
+        if os.getpid() != self._pid:
+            self._start()  # forked: the parent's threads hold these locks for ever
         while True:
             self._check_open()
             with self._lock:
                 flight = self._flights.get(near_key)
                 mine = flight is None
                 if flight is None:
+                    digests = self._generations.digests(tags) if tags else ()
+                    steps = self._steps_fill(self._name(near_key, key), compute, lifetime, digests)
                     flight = self._flights[near_key] = _Flight()
                 elif flight.thread == threading.get_ident():
                     raise UsageError(
@@ -225,7 +246,7 @@ class SharedCache(Tiers):
                 else:
                     self._counters.joined += 1
             if mine:
-                return self._fly(flight, near_key, key, compute, lifetime)  # type: ignore[no-any-return]
+                return self._fly(flight, near_key, steps)  # type: ignore[no-any-return]
             try:
                 return flight.future.result()  # type: ignore[no-any-return]
             except _Again:
@@ -235,75 +256,129 @@ class SharedCache(Tiers):
         """The value of a key, fresh or within its stale time; else `default`."""
         near_key = key if type(key) is str else encode_key(key)
         value = self._near_get(near_key)
+        if value is MISS or type(value) is Tagged:
+            return self._run(self._steps_get_near(self._any_name(key), default))
+        return value
+
+    def _steps_get_near(self, name: Name, default: Any) -> Steps:
+        value = self._near_value(name.near)
         if value is not MISS:
             return value
-        self._check_open()
-        name = self._name(near_key, key)
-        ticket = self._near.begin_fill(near_key)
-        reply = self.store.get(name.store)
-        outcome, entry, reason = judge(reply, self._codec, name.digest, self._wall_ms())
-        with self._lock:
-            if entry is not None:
-                return self._use(name, entry, outcome, ticket)
-            if outcome is Outcome.AWAY:
-                self._counters.unknown += 1
-                return self._near_while_away(near_key, default)
-            if reason and reason != "absent":
-                self._counters.rejected[reason] += 1
-            self._counters.misses += 1
-            return default
+        return (yield from self._steps_get(name, default))
 
-    def set(self, key: Key, value: object, *, ttl: float | str, stale: float | str = 0) -> bool:
+    def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """The values of those of the keys that have one."""
+        found, missing = {}, {}
+        for key in keys:
+            near_key = key if type(key) is str else encode_key(key)
+            with self._lock:
+                value = self._near_value(near_key)
+            if value is not MISS:
+                found[key] = value
+            else:
+                missing[near_key] = key
+        if missing:
+            read = self._run(self._steps_get_many([self._name(near, key) for near, key in missing.items()]))
+            found.update((missing[near_key], value) for near_key, value in read.items())
+        return found
+
+    def get_version(self, key: Key, default: Any = None) -> Versioned:
+        """The value as the store has it now, with a version for `cas`. As fastroute.SharedCache.get_version."""
+        return self._run(self._steps_get_version(self._any_name(key), default))  # type: ignore[no-any-return]
+
+    def set(
+        self,
+        key: Key,
+        value: object,
+        *,
+        ttl: float | str,
+        stale: float | str = 0,
+        tags: Sequence[str] = (),
+        stale_if_error: float | str = 0,
+    ) -> bool:
         """Store a value for everybody; True when the store confirmed it. Details as fastroute.SharedCache.set."""
-        near_key = key if type(key) is str else encode_key(key)
-        lifetime = Lifetime.of(ttl, stale)
-        payload, value = round_trip(value)
-        self._check_open()
-        name = self._name(near_key, key)
-        self._forget(near_key)
-        with self._lock:
-            sealed = self._seal(name, payload, lifetime.ttl_ms, lifetime.stale_ms, 0)
-        if sealed is None:
-            self.store.expire_key(name.store)
-            self._near.invalidate(near_key)
+        life = Lifetime.of(ttl, stale, 0, stale_if_error).life
+        steps = self._steps_set(self._any_name(key), value, life, self._generations.digests(tags))
+        return self._run(steps)  # type: ignore[no-any-return]
+
+    def add(
+        self, key: Key, value: object, *, ttl: float | str, stale: float | str = 0, tags: Sequence[str] = ()
+    ) -> bool:
+        """Store a value where there is none; True when the store confirmed it."""
+        life = Lifetime.of(ttl, stale).life
+        steps = self._steps_set_if(self._any_name(key), value, None, life, self._generations.digests(tags), "add")
+        return self._run(steps)  # type: ignore[no-any-return]
+
+    def cas(
+        self,
+        key: Key,
+        value: object,
+        version: Version | None,
+        *,
+        ttl: float | str,
+        stale: float | str = 0,
+        tags: Sequence[str] = (),
+    ) -> bool:
+        """Store a value if the key is as `version` saw it. Details as fastroute.SharedCache.cas."""
+        if version is None:
             return False
-        ticket = self._near.begin_fill(near_key)
-        reply = self.store.set(name.store, sealed, store_ttl_s(lifetime.ttl_ms, lifetime.stale_ms))
-        with self._lock:
-            if reply.status != STORED:
-                self._counters.unknown += 1
-                self._near.invalidate(near_key)
-                return False
-            self._counters.stored += 1
-            self._counters.bytes_written += len(sealed)
-        self._near_fill(near_key, ticket, value, lifetime.ttl_ms, lifetime.stale_ms)
-        return True
+        life = Lifetime.of(ttl, stale).life
+        steps = self._steps_set_if(self._any_name(key), value, version, life, self._generations.digests(tags), "cas")
+        return self._run(steps)  # type: ignore[no-any-return]
+
+    def touch(self, key: Key, *, ttl: float | str, stale: float | str = 0) -> bool:
+        """Begin a value's life again; False where there is none, or no answer."""
+        return self._run(self._steps_touch(self._any_name(key), Lifetime.of(ttl, stale).life))  # type: ignore[no-any-return]
+
+    def increment(self, key: Key, delta: int = 1, *, initial: int | None = None, ttl: float | str = 0) -> int | None:
+        """Add to the counter of a key and return it. Details as fastroute.SharedCache.increment."""
+        ttl_s = parse_duration_s(ttl, name="ttl")
+        return self._run(self._steps_increment(self._any_name(key), delta, initial, ttl_s))  # type: ignore[no-any-return]
 
     def delete(self, key: Key) -> bool:
         """Forget a key everywhere; True when the store confirmed it. Details as fastroute.SharedCache.delete."""
-        near_key = key if type(key) is str else encode_key(key)
-        self._check_open()
-        name = self._name(near_key, key)
-        self._forget(near_key)
-        reply = self.store.expire_key(name.store)
-        self._near.invalidate(near_key)
-        confirmed = reply.status in (STORED, DELETED, NOT_FOUND)
-        with self._lock:
-            self._counters.unknown += not confirmed
-        return confirmed
+        return self._run(self._steps_delete(self._any_name(key)))  # type: ignore[no-any-return]
 
-    # ------------------------------------------------------------------ single flight and computation
+    def purge_tags(self, *tags: str) -> bool:
+        """Forget every value that has one of these tags. Details as fastroute.SharedCache.purge_tags."""
+        return self._run(self._steps_purge_tags(self._generations.digests(tags)))  # type: ignore[no-any-return]
+
+    def purge_namespace(self) -> bool:
+        """Forget every value of the namespace (not its counters): one request per node."""
+        return self._run(self._steps_purge_namespace())  # type: ignore[no-any-return]
+
+    def memoize(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Decorator: the function's results, by its arguments; see fastroute.cache.memoize."""
+        return memoize(self, **options)
+
+    # ------------------------------------------------------------------ placement
+
+    def _homes(self, store_key: str) -> Sequence[BlockingNode]:
+        if len(self._nodes) == 1:
+            return self._nodes
+        first = self.store.node_of(store_key)
+        if self._copies == 1:
+            return (self._nodes[first],)
+        order = homes_of(store_key, self._seeds, min(self._copies + 1, len(self._nodes)))
+        others = [self._nodes[index] for index in order if index != first]
+        return (self._nodes[first], *others[: self._copies - 1])
+
+    def _all_homes(self) -> Sequence[BlockingNode]:
+        return self._nodes
+
+    # ------------------------------------------------------------------ single flight
 
     def _forget(self, near_key: str | bytes) -> None:
-        with self._lock:
-            self._flights.pop(near_key, None)
+        self._flights.pop(near_key, None)
         self._near.invalidate(near_key)
 
-    def _fly(
-        self, flight: _Flight, near_key: str | bytes, key: Key, compute: Callable[[], Any], lifetime: Lifetime
-    ) -> Any:
+    def _forget_all(self) -> None:
+        self._flights.clear()
+        super()._forget_all()
+
+    def _fly(self, flight: _Flight, near_key: str | bytes, steps: Steps) -> Any:
         try:
-            value = self._fill(self._name(near_key, key), compute, lifetime)
+            value = self._run(steps)
         except BaseException as error:
             flight.future.set_exception(error if isinstance(error, Exception) else _Again())
             raise
@@ -315,57 +390,83 @@ class SharedCache(Tiers):
                 if self._flights.get(near_key) is flight:
                     del self._flights[near_key]
 
-    def _fill(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime) -> Any:
-        ticket = self._near.begin_fill(name.near)
-        found = self._drive(name)
-        with self._lock:
-            self._counters.rejected.update(found.rejected)
-            self._counters.misses += found.outcome is Outcome.WON
-            self._counters.unknown += found.outcome is Outcome.AWAY
-            value = self._use(name, found.entry, found.outcome, ticket) if found.entry is not None else None
-        if found.entry is not None:
-            return value if found.outcome is Outcome.FRESH else self._refresh(name, value, compute, lifetime)
-        if found.outcome is Outcome.WON:
-            return self._compute_and_store(name, _Lease(name.store, found.token), None, compute, lifetime, ticket)
-        if found.outcome is Outcome.AWAY:
-            with self._lock:
-                value = self._near_while_away(name.near, MISS)
-            if value is not MISS:
-                return value
-        with self._away:
-            with self._lock:
-                self._counters.computations_away += 1
-            value, _ = self._call(compute)
-            _, value = round_trip(value)
-            if value is not None or lifetime.negative_ms:
-                self._near_fill(name.near, ticket, value, *self._life(value, lifetime))
-            return value
+    # ------------------------------------------------------------------ steps
 
-    def _drive(self, name: Name) -> Claim:
-        steps = claim(self._codec, name.digest, now_ms=self._wall_ms)
-        started_s = 0.0
-        answer: StoreReply | None = None
+    def _any_name(self, key: Key) -> Name:
+        self._check_open()
+        return self._name(key if type(key) is str else encode_key(key), key)
+
+    def _run(self, steps: Steps) -> Any:
+        """Carry steps out."""
+        self._check_open()
+        if os.getpid() != self._pid:
+            self._start()
+        lock = self._lock
+        answer: Any = None
         try:
             while True:
-                step = steps.send(answer)
-                if isinstance(step, Pause):
-                    started_s = started_s or time.perf_counter()
-                    time.sleep(step.seconds)
+                with lock:
+                    step = steps.send(answer)
+                kind = type(step)
+                while kind is Compute:
+                    try:
+                        answer = self._compute_now(step)
+                        break
+                    except Exception as error:
+                        with lock:
+                            step = steps.throw(error)
+                        kind = type(step)
+                if kind is Ask:
+                    if step.home is not None:
+                        started_s = time.perf_counter()
+                        answer = step.function(*step.args)
+                        self._counters.read_time_s += time.perf_counter() - started_s
+                    else:
+                        answer = step.function(*step.args)
+                elif kind is Gather:
+                    answer = [ask.function(*ask.args) for ask in step.asks]
+                elif kind is Pause:
+                    self._pause(step)
                     answer = None
-                elif isinstance(step, TakeOver):
-                    answer = self.store.cas_set(name.store, b"", step.token, self.lease_s)
-                else:
-                    answer = self.store.get_or_lease(name.store, self.lease_s)
+                elif kind is Refresh:
+                    answer = self._run(step.steps)
         except StopIteration as end:
-            found: Claim = end.value
-            return found
+            return end.value
         finally:
-            if started_s:
+            with lock:
+                steps.close()
+
+    def _pause(self, step: Pause) -> None:
+        started_s = time.perf_counter()
+        time.sleep(step.seconds)
+        with self._lock:
+            self._counters.wait_time_s += time.perf_counter() - started_s
+
+    def _compute_now(self, step: Compute) -> tuple[Any, int]:
+        if step.lease is None:
+            with self._away:
                 with self._lock:
-                    self._counters.waits += 1
-                    self._counters.wait_time_s += time.perf_counter() - started_s
+                    value = self._near_value(step.near_key)
+                    if value is not MISS:
+                        return value, -1
+                    self._counters.computations_away += 1
+                return self._call(step.compute)
+        held = _Held(step.lease)
+        self._renewer.add(held)
+        try:
+            return self._call(step.compute)
+        except Exception:
+            raise
+        except BaseException:
+            held.end()
+            step.lease.home.delete(step.lease.key, step.lease.token)
+            raise
+        finally:
+            self._renewer.remove(held)
+            held.end()
 
     def _call(self, compute: Callable[[], Any]) -> tuple[Any, int]:
+        """(value, milliseconds it took)."""
         started_s = time.perf_counter()
         failed = True
         try:
@@ -378,72 +479,3 @@ class SharedCache(Tiers):
                 self._counters.compute_errors += failed
                 self._counters.compute_time_s += took_s
         return value, round(took_s * 1000)
-
-    def _compute_and_store(
-        self,
-        name: Name,
-        lease: _Lease,
-        target: CasToken | None,
-        compute: Callable[[], Any],
-        lifetime: Lifetime,
-        ticket: int,
-    ) -> Any:
-        """Compute under a lease and store with cas: over the lease's own stub (target None), or over a stale value."""
-        self._renewer.add(lease)
-        try:
-            value, compute_ms = self._call(compute)
-            payload, value = round_trip(value)
-        except BaseException:
-            if target is None:
-                self.store.delete(lease.key, lease.end())
-            raise
-        finally:
-            self._renewer.remove(lease)
-            token = lease.end()
-        if value is None and not lifetime.negative_ms:
-            self.store.delete(lease.key, token)
-            return None
-        ttl_ms, stale_ms = self._life(value, lifetime)
-        with self._lock:
-            sealed = self._seal(name, payload, ttl_ms, stale_ms, compute_ms)
-        if sealed is None:
-            self.store.delete(lease.key, token)
-            self._near_fill(name.near, ticket, value, ttl_ms, stale_ms)
-            return value
-        reply = self.store.cas_set(name.store, sealed, target or token, store_ttl_s(ttl_ms, stale_ms))
-        overtaken = reply.status in (EXISTS, NOT_FOUND)
-        with self._lock:
-            self._counters.overtaken += overtaken
-            self._counters.unknown += not overtaken and reply.status != STORED
-            if reply.status == STORED:
-                self._counters.stored += 1
-                self._counters.bytes_written += len(sealed)
-        if not overtaken:
-            self._near_fill(name.near, ticket, value, ttl_ms, stale_ms)
-        if target is not None:
-            self.store.delete(lease.key, token)
-        return value
-
-    def _refresh(self, name: Name, old: Any, compute: Callable[[], Any], lifetime: Lifetime) -> Any:
-        """Who gets the lock key's lease and still finds the value stale computes it; all others return the old one."""
-        lock = name.store + ":r"
-        ticket = self._near.begin_fill(name.near)
-        locked = self.store.get_or_lease(lock, self.lease_s)
-        if locked.status != HIT or not locked.won or locked.token is None:
-            return old
-        reply = self.store.get(name.store)
-        outcome, entry, _ = judge(reply, self._codec, name.digest, self._wall_ms())
-        if outcome is not Outcome.STALE or reply.token is None:
-            self.store.delete(lock, locked.token)
-            if entry is None:
-                return old
-            with self._lock:
-                return self._use(name, entry, outcome, ticket)
-        with self._lock:
-            self._counters.refreshes += 1
-        try:
-            lease = _Lease(lock, locked.token)
-            return self._compute_and_store(name, lease, reply.token, compute, lifetime, ticket)
-        except Exception as error:  # of compute: the stale value serves on, and the lock stays until it runs out
-            _log.warning("refresh of a stale value in namespace %s failed: %r", self.namespace, error)
-            return old

@@ -1,6 +1,6 @@
-"""The blocking store with leases: memcached's meta commands over the connections of fastroute.memcache.sync.
+"""A node of the store for threads, with leases: memcached's meta commands over the connections of memcache.sync.
 
-What it is: the six requests that a blocking cache needs, each answered by a reply, none by an exception.
+What it is: the requests that a blocking cache makes, each answered by a reply, none by an exception about the node.
 What it is not: a general client, a pool, or an asyncio one (fastroute.memcache).
 
 Why not the text commands: they know no leases. A classic `get` shows a lease's stub as an empty value and takes no
@@ -8,16 +8,17 @@ part in it, and a lock key beside the value (`add`) would not be seen by the asy
 computed once by each. So these keys are read and written by meta commands on both sides. An empty value is a stub,
 never a value.
 
-Source: doc/protocol.txt of memcached 1.6, "Meta Get", "Meta Set", "Meta Delete".
+Source: doc/protocol.txt of memcached 1.6, "Meta Get", "Meta Set", "Meta Delete", "Meta Arithmetic".
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
-from fastroute._core.mc_meta import check_key
 from fastroute._core.mc_reply import (
+    CLIENT_ERROR,
     DELETED,
     DOWN,
     EXISTS,
@@ -34,12 +35,13 @@ from fastroute._core.mc_reply import (
 from fastroute.errors import MemcacheDown, MemcacheError
 from fastroute.memcache.sync import Memcached
 
-__all__ = ["BlockingStore", "StoreReply", "read_meta"]
+__all__ = ["BlockingNode", "StoreReply", "read_meta", "read_pair"]
 
 _VALUE = re.compile(rb"VA ([0-9]{1,10})((?: [!-~]+)*)\Z")
 _CAS = re.compile(rb" c([0-9]{1,20})(?= |\Z)")
-_CODES = {b"EN": MISS, b"EX": EXISTS, b"NF": NOT_FOUND, b"NS": NOT_STORED, b"SERVER_ERROR": SERVER_ERROR}
+_CODES = {b"EX": EXISTS, b"NF": NOT_FOUND, b"NS": NOT_STORED, b"SERVER_ERROR": SERVER_ERROR}
 _DONE = {b"mg": HIT, b"ms": STORED, b"md": DELETED}
+_NO_NUMBER = b"CLIENT_ERROR cannot increment or decrement"
 
 
 class StoreReply(NamedTuple):
@@ -59,12 +61,16 @@ def read_meta(verb: bytes) -> Any:
         value, flags = None, line[2:]
         if found := _VALUE.match(line):
             size, flags = int(found[1]), found[2]
-            if verb != b"mg" or size > connection.value_bytes_max:
+            if verb not in (b"mg", b"ma") or size > connection.value_bytes_max:
                 raise connection.unexpected(line)
             value = connection.block(size)
             status = HIT
-        elif line[:3] in (b"HD", b"HD "):
+        elif line[:3] in (b"HD", b"HD ") and verb in _DONE:
             status = _DONE[verb]
+        elif line[:3] in (b"EN", b"EN ") and verb == b"mg":
+            status = MISS
+        elif verb == b"ma" and line.startswith(_NO_NUMBER):
+            status = CLIENT_ERROR
         elif (code := line.split(b" ", 1)[0]) in _CODES:
             status = _CODES[code]
         else:
@@ -78,18 +84,39 @@ def read_meta(verb: bytes) -> Any:
     return read
 
 
-class BlockingStore:
+_READERS = {verb: read_meta(verb) for verb in (b"mg", b"ms", b"md", b"ma")}
+
+
+def read_pair(connection: Any) -> tuple[StoreReply, StoreReply]:
+    """Reads the replies to `ms` and `mg` that were sent together."""
+    return _READERS[b"ms"](connection), _READERS[b"mg"](connection)
+
+
+def _life(ttl_s: float) -> int:
+    return max(1, math.ceil(ttl_s))
+
+
+class BlockingNode:
     """Leases, values and deletes for threads.
 
     Args:
         store: whose nodes and connections are used; it stays the caller's to close.
+        node: number of the node; None asks each key's home.
 
     Notes: as safe with threads and forks as the store. A cas token is only sent to the run of the server that it was
     read from.
     """
 
-    def __init__(self, store: Memcached) -> None:
+    __slots__ = ("node", "store")
+
+    def __init__(self, store: Memcached, node: int | None = None) -> None:
         self.store = store
+        self.node = node
+
+    @property
+    def up(self) -> bool:
+        """False while it is known to be away."""
+        return self.node is None or self.store.reachable(self.node)
 
     def get(self, key: str) -> StoreReply:
         """HIT or MISS."""
@@ -97,15 +124,34 @@ class BlockingStore:
 
     def get_or_lease(self, key: str, lease_s: float) -> StoreReply:
         """HIT with the value, or with an empty one: `won`, or somebody else's stub."""
-        return self._ask(key, b"mg %b v c N%d\r\n" % (key.encode(), max(1, round(lease_s))))
+        return self._ask(key, b"mg %b v c N%d\r\n" % (key.encode(), _life(lease_s)))
 
     def set(self, key: str, value: bytes, ttl_s: float) -> StoreReply:
         """STORED."""
-        return self._ask(key, b"ms %b %d T%d c\r\n%b\r\n" % (key.encode(), len(value), round(ttl_s), value))
+        return self._ask(key, b"ms %b %d T%d c\r\n%b\r\n" % (key.encode(), len(value), _life(ttl_s), value))
+
+    def add(self, key: str, value: bytes, ttl_s: float) -> StoreReply:
+        """STORED or NOT_STORED."""
+        return self._ask(key, b"ms %b %d ME T%d c\r\n%b\r\n" % (key.encode(), len(value), _life(ttl_s), value))
+
+    def add_then_get(
+        self, key: str, value: bytes, ttl_s: float, client_flags: int = 0, touch_s: float | None = None
+    ) -> tuple[StoreReply, StoreReply]:
+        """add, then get with a new time to live, in one round trip; client_flags are not used."""
+        name = key.encode()
+        touch = b"" if touch_s is None else b" T%d" % _life(touch_s)
+        command = b"ms %b %d ME T%d c\r\n%b\r\nmg %b v c%b\r\n" % (name, len(value), _life(ttl_s), value, name, touch)
+        try:
+            reply: Any = self.store.exchange(key, command, read_pair, node=self.node)  # type: ignore[arg-type]
+        except MemcacheDown:
+            return StoreReply(DOWN), StoreReply(DOWN)
+        except MemcacheError:
+            return StoreReply(UNKNOWN), StoreReply(UNKNOWN)
+        return reply  # type: ignore[no-any-return]
 
     def cas_set(self, key: str, value: bytes, token: CasToken, ttl_s: float) -> StoreReply:
         """STORED, EXISTS or NOT_FOUND."""
-        head = b"ms %b %d C%d T%d c\r\n" % (key.encode(), len(value), token.cas, max(1, round(ttl_s)))
+        head = b"ms %b %d C%d T%d c\r\n" % (key.encode(), len(value), token.cas, _life(ttl_s))
         return self._ask(key, head + value + b"\r\n", token)
 
     def delete(self, key: str, token: CasToken) -> StoreReply:
@@ -116,15 +162,25 @@ class BlockingStore:
         """Delete so that watchers see it: STORED."""
         return self._ask(key, b"ms %b 0 T-1\r\n\r\n" % key.encode())
 
+    def touch(self, key: str, ttl_s: float) -> StoreReply:
+        """Set the time to live: HIT or MISS."""
+        return self._ask(key, b"mg %b T%d c\r\n" % (key.encode(), _life(ttl_s)))
+
+    def increment(self, key: str, delta: int, initial: int | None, ttl_s: float) -> StoreReply:
+        """HIT with the new number as digits, NOT_FOUND, or CLIENT_ERROR."""
+        command = b"ma %b v c D%d" % (key.encode(), abs(delta))
+        if delta < 0:
+            command += b" MD"
+        if initial is not None:
+            command += b" N%d J%d" % (math.ceil(ttl_s), initial)
+        return self._ask(key, command + b"\r\n")
+
     def _ask(self, key: str, command: bytes, token: CasToken | None = None) -> StoreReply:
-        check_key(key)
         try:
-            with self.store._connection(key.encode()) as connection:
-                if token is not None and token.generation != connection.incarnation:
-                    return StoreReply(EXISTS)
-                reply: Any = connection.exchange(command, read_meta(command[:2]))
-                return reply  # type: ignore[no-any-return]
+            reader = _READERS[command[:2]]
+            reply: Any = self.store.exchange(key, command, reader, node=self.node, token=token)
         except MemcacheDown:
             return StoreReply(DOWN)
         except MemcacheError:
             return StoreReply(UNKNOWN)
+        return reply  # type: ignore[no-any-return]

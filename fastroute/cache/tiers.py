@@ -1,18 +1,21 @@
-"""What the asyncio and the blocking cache have in common: near tier, names, envelopes, counts. Nothing here waits.
+"""What stands below the steps of both caches: near tier, names, generations, envelopes, counts. Nothing here waits.
 
-Not here: when the store is asked and who computes (shared.py, sync.py), the claim's decisions (lease.py).
+Not here: when the store is asked and who computes (core.py, lease.py), how long waiting takes (shared.py, sync.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from fastroute.cache.codec import HEAD_BYTES, MAC_BYTES, Codec, Entry
+from fastroute.cache.codec import COMPRESS_BYTES, ITEM_BYTES_MAX, OBJECT_BYTES_MAX, Codec, Entry, Life, Sealed, Tag
+from fastroute.cache.generations import Generations, Tagged
 from fastroute.cache.keys import Key, KeySpace
-from fastroute.cache.lease import LEASE_S, LEASE_S_MAX, LEASE_S_MIN, Lifetime, Outcome
+from fastroute.cache.lease import LEASE_S, LEASE_S_MAX, LEASE_S_MIN
 from fastroute.cache.near import MISS, NEAR_TTL_S, NearCache, approximate_size_bytes, near_limits_ms
 from fastroute.cache.statistics import CacheStatistics, Counters
+from fastroute.cache.values import Extension, Values
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import CacheError, UsageError
 from fastroute.model import parse_duration_s, parse_size_bytes
@@ -22,8 +25,8 @@ __all__ = ["AWAY_COMPUTATIONS_MAX", "ITEM_BYTES_MAX", "MISS", "Name", "Tiers"]
 AWAY_COMPUTATIONS_MAX = 32
 """Computations at once while the store is away: what is behind the cache must not meet the whole fleet's misses."""
 
-ITEM_BYTES_MAX = 1_000_000
-"""Longest sealed value: memcached's default item limit is 1 MiB with key and header; larger ones are not stored."""
+AWAY_COMPUTATIONS_LIMIT = 100_000
+"""What may be asked for at most."""
 
 
 class Name(NamedTuple):
@@ -50,6 +53,11 @@ class Tiers:
         fleet: str = "fr",
         near_ttl: float | str = NEAR_TTL_S,
         lease: float | str = LEASE_S,
+        extensions: Iterable[Extension] = (),
+        compress_bytes: int | str = COMPRESS_BYTES,
+        object_bytes_max: int | str = OBJECT_BYTES_MAX,
+        away_computations_max: int = AWAY_COMPUTATIONS_MAX,
+        strict: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
         self.keys = KeySpace(fleet, namespace)
@@ -58,9 +66,22 @@ class Tiers:
         self.lease_s = parse_duration_s(lease, name="lease")
         if not LEASE_S_MIN <= self.lease_s <= LEASE_S_MAX:
             raise UsageError(f"lease {lease!r}: accepted are {LEASE_S_MIN:g} to {LEASE_S_MAX:g} seconds")
-        self._codec = Codec(secret)
-        self._envelope_bytes = HEAD_BYTES + (0 if secret is None else MAC_BYTES)
+        if not 1 <= away_computations_max <= AWAY_COMPUTATIONS_LIMIT:
+            raise UsageError(
+                f"away_computations_max {away_computations_max!r}: accepted are 1 to {AWAY_COMPUTATIONS_LIMIT}"
+            )
+        self.strict = strict
+        self._away_max = away_computations_max
+        self._codec = Codec(
+            secret,
+            values=Values(extensions),
+            compress_bytes=parse_size_bytes(compress_bytes, name="compress_bytes"),
+            object_bytes_max=parse_size_bytes(object_bytes_max, name="object_bytes_max"),
+        )
+        self._round_trip = self._codec.values.round_trip
+        self._generations = Generations(self.keys, self.near_ttl_s)
         self._clock = clock
+        self._system = clock is SYSTEM
         self._near = NearCache(
             parse_size_bytes(near_bytes, name="near_bytes"),
             clock_ms=0 if clock is SYSTEM else int(clock.monotonic_s() * 1000),
@@ -83,48 +104,94 @@ class Tiers:
         return Name(near_key, digest, self.keys.store_key(digest))
 
     def _wall_ms(self) -> int:
-        return int(self._clock.wall_s() * 1000)
+        return int((time.time() if self._system else self._clock.wall_s()) * 1000)
+
+    def _now_s(self) -> float:
+        return time.monotonic() if self._system else self._clock.monotonic_s()
+
+    def _unknown(self, what: str, count: int = 1) -> None:
+        """Count requests without an answer.
+
+        Raises:
+            CacheError: the caller asked to be told.
+        """
+        self._counters.unknown += count
+        if self.strict:
+            raise CacheError(f"{what} in namespace {self.namespace}: the store did not answer")
+
+    # ------------------------------------------------------------------ near
 
     def _near_get_on_clock(self, near_key: str | bytes) -> Any:
         self._near.set_clock_ms(int(self._clock.monotonic_s() * 1000))
         return self._near.get(near_key)
 
-    @staticmethod
-    def _life(value: object, lifetime: Lifetime) -> tuple[int, int]:
-        """(ttl_ms, stale_ms) of a computed value."""
-        return (lifetime.ttl_ms, lifetime.stale_ms) if value is not None else (lifetime.negative_ms, 0)
+    def _untag(self, near_key: str | bytes, tagged: Tagged) -> Any:
+        """The value, MISS when one of its tags was purged since it was kept."""
+        if self._generations.believes(tagged):
+            return tagged.value
+        self._near.invalidate(near_key)
+        return MISS
 
-    def _seal(self, name: Name, payload: bytes, ttl_ms: int, stale_ms: int, compute_ms: int) -> bytes | None:
-        """The envelope, None when it is too large for the store (counted)."""
-        if len(payload) + self._envelope_bytes > ITEM_BYTES_MAX:
-            self._counters.too_large += 1
-            return None
-        return self._codec.seal(
-            name.digest, payload, made_ms=self._wall_ms(), ttl_ms=ttl_ms, stale_ms=stale_ms, compute_ms=compute_ms
-        )
+    def _near_value(self, near_key: str | bytes) -> Any:
+        """The fresh near value, or MISS."""
+        value = self._near_get(near_key)
+        return self._untag(near_key, value) if type(value) is Tagged else value
 
-    def _near_fill(self, near_key: str | bytes, ticket: int, value: Any, fresh_ms: int, stale_ms: int) -> None:
-        """Keep a value that was made now."""
-        unasked_ms, keep_ms = near_limits_ms(fresh_ms, fresh_ms + stale_ms, self.near_ttl_s)
-        self._near.finish_fill(near_key, ticket, value, approximate_size_bytes(value), unasked_ms, keep_ms)
-
-    def _use(self, name: Name, entry: Entry, outcome: Outcome, ticket: int) -> Any:
-        """Keep and count a value of the store; returns it."""
-        age_ms = entry.age_ms(self._wall_ms())
-        fresh_ms, kept_ms = entry.ttl_ms - age_ms, entry.ttl_ms + entry.stale_ms - age_ms
-        unasked_ms, keep_ms = near_limits_ms(fresh_ms, kept_ms, self.near_ttl_s)
-        self._near.finish_fill(name.near, ticket, entry.value, approximate_size_bytes(entry.value), unasked_ms, keep_ms)
-        if outcome is Outcome.FRESH:
-            self._counters.hits_far += 1
-        else:
-            self._counters.stale_served += 1
-        self._counters.bytes_read += entry.size_bytes + self._envelope_bytes
-        return entry.value
-
-    def _near_while_away(self, near_key: str | bytes, default: Any) -> Any:
-        """The near value until its stale limit; `default` where there is none."""
+    def _near_while_away(self, near_key: str | bytes) -> Any:
+        """The near value until its stale limit, or MISS."""
+        if not self._system:
+            self._near.set_clock_ms(int(self._clock.monotonic_s() * 1000))
         found = self._near.lookup(near_key)
-        if isinstance(found, tuple):
-            self._counters.near_while_away += 1
-            return found[0]
-        return default
+        if not isinstance(found, tuple):
+            return MISS
+        value = found[0]
+        if type(value) is Tagged:
+            value = self._untag(near_key, value)
+        self._counters.near_while_away += value is not MISS
+        return value
+
+    def _keep(
+        self,
+        near_key: str | bytes,
+        ticket: int,
+        value: Any,
+        life: Life,
+        age_ms: int,
+        tags: tuple[bytes, ...],
+        stamp: int,
+        until_s: float,
+    ) -> None:
+        """Keep a value near; `until_s` is until when its generations may be believed."""
+        fresh_ms = life.ttl_ms - age_ms
+        unasked_ms, keep_ms = near_limits_ms(fresh_ms, fresh_ms + life.stale_ms, self.near_ttl_s)
+        if until_s < 1e18:
+            unasked_ms = max(0, min(unasked_ms, int((until_s - self._now_s()) * 1000)))
+        size_bytes = approximate_size_bytes(value)
+        if tags:
+            value = Tagged(value, tags, stamp)
+        self._near.finish_fill(near_key, ticket, value, size_bytes, unasked_ms, keep_ms)
+
+    def _keep_entry(self, near_key: str | bytes, ticket: int, stamp: int, entry: Entry, until_s: float) -> None:
+        tags = tuple([tag.digest for tag in entry.tags]) if entry.tags else ()
+        life = Life(entry.ttl_ms, entry.stale_ms)
+        self._keep(near_key, ticket, entry.value, life, entry.age_ms(self._wall_ms()), tags, stamp, until_s)
+
+    # ------------------------------------------------------------------ envelopes
+
+    def _seal(
+        self, name: Name, payload: bytes, life: Life, compute_ms: int, generation: int, tags: Sequence[Tag] = ()
+    ) -> Sealed | None:
+        """The envelope, None when it is too large for the store (counted)."""
+        sealed = self._codec.seal(
+            name.digest,
+            payload,
+            made_ms=self._wall_ms(),
+            ttl_ms=life.ttl_ms,
+            stale_ms=life.stale_ms,
+            error_ms=life.error_ms,
+            compute_ms=compute_ms,
+            generation=generation,
+            tags=tags,
+        )
+        self._counters.too_large += sealed is None
+        return sealed

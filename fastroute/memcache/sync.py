@@ -430,6 +430,36 @@ class Memcached:
                 answers[name] = False
         return answers
 
+    # ------------------------------------------------------------------ for who speaks other commands (cache)
+
+    def node_of(self, key: Key) -> int:
+        """Number of the key's home, an index of `names`."""
+        return home_of(key, self._seeds)
+
+    def reachable(self, node: int) -> bool:
+        """Whether a node was reached the last time it was asked, or has not been asked yet."""
+        return not self._away_until_s[node]
+
+    def exchange(
+        self, key: Key, command: bytes, read: Reader, *, node: int | None = None, token: CasToken | None = None
+    ) -> Reply:
+        """Send one command about a key and read its answer.
+
+        Args:
+            key: checked as everywhere; finds the node where none is given.
+            command: whole, with line ends.
+            read: reads the answer from the connection: `line()`, `block(size)`, `unexpected(line)`, `incarnation`.
+            node: number of the node to ask.
+            token: what the command carries; a token of an earlier run of the server is not sent: EXISTS.
+
+        Raises:
+            MemcacheDown, MemcacheUnknown, MemcacheProtocolError: as everywhere.
+        """
+        with self._connection(_name(key), node) as connection:
+            if token is not None and token.generation != connection.incarnation:
+                return make_reply(EXISTS)
+            return connection.exchange(command, read)
+
     def _store(
         self,
         verb: bytes,

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from fastroute._core.mc_reply import DOWN, EXISTS, HIT, STORED
-from fastroute.cache.codec import Codec, pack
+from fastroute.cache.codec import Codec
 from fastroute.cache.shared import SharedCache as AsyncSharedCache
 from fastroute.cache.sync import SharedCache
-from fastroute.cache.sync_store import BlockingStore, read_meta
+from fastroute.cache.sync_store import BlockingNode, read_meta
 from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX
+from fastroute.cache.values import pack
 from fastroute.clock import ManualClock
 from fastroute.errors import CacheError, MemcacheProtocolError, UsageError
 from fastroute.memcache.cluster import Memcached
@@ -45,7 +46,7 @@ class Replica(SharedCache):
 
     def close(self) -> None:
         super().close()
-        self.store.store.close()
+        self.store.close()
 
 
 def replica(address: str, *, timeout: str = "2s", **options: Any) -> SharedCache:
@@ -213,9 +214,11 @@ def test_a_failed_refresh_serves_the_stale_value(address: str, caplog: pytest.Lo
 def test_a_poisoned_value_is_a_miss_and_is_replaced(address: str) -> None:
     with replica(address) as cache:
         digest = cache.keys.digest("k")
+        foreign = Codec().seal(b"x" * 32, pack("poison"), made_ms=1, ttl_ms=10**13)
+        assert foreign is not None
         for data in (
             b"\x80\x04K\x01.",
-            Codec().seal(b"x" * 32, pack("poison"), made_ms=1, ttl_ms=10**13),
+            foreign.envelope,
             b"\x02" * 99,
         ):
             cache._near.clear()
@@ -272,14 +275,14 @@ def test_a_forked_child_uses_connections_of_its_own(address: str) -> None:
 
 
 @pytest.fixture
-def store(address: str) -> Iterator[BlockingStore]:
+def store(address: str) -> Iterator[BlockingNode]:
     with BlockingMemcached(address, timeout="2s") as client:
-        yield BlockingStore(client)
+        yield BlockingNode(client)
 
 
 def test_a_token_of_an_earlier_run_of_the_server_is_not_sent() -> None:
     with Process() as process, BlockingMemcached(process.address, timeout="2s") as client:
-        store = BlockingStore(client)
+        store = BlockingNode(client)
         token = store.set("k", b"old", 60).token
         assert token is not None
         process.restart()
@@ -289,13 +292,13 @@ def test_a_token_of_an_earlier_run_of_the_server_is_not_sent() -> None:
         assert store.get("k").value == b"other"
 
 
-def test_values_of_every_length_come_back_whole(store: BlockingStore) -> None:
+def test_values_of_every_length_come_back_whole(store: BlockingNode) -> None:
     for value in (*(os.urandom(size) for size in (0, 1, 2, 4095, 65536, 900_000)), b"END\r\nVA 3 c1\r\nabc\r\n"):
         assert store.set("k", value, 60).status == STORED
         assert store.get("k").value == value
 
 
-def test_a_lease_is_won_once(store: BlockingStore) -> None:
+def test_a_lease_is_won_once(store: BlockingNode) -> None:
     first, second = store.get_or_lease("k", 5), store.get_or_lease("k", 5)
     assert (first.status, first.value, first.won, second.value, second.won) == (HIT, b"", True, b"", False)
     assert first.token is not None
@@ -336,4 +339,4 @@ def test_a_line_that_is_no_answer_is_a_protocol_error(answer: bytes) -> None:
 def test_a_node_that_is_away_is_down(address: str) -> None:
     with Process() as process, BlockingMemcached(process.address, timeout="200ms") as client:
         process.kill()
-        assert BlockingStore(client).get("k").status == DOWN
+        assert BlockingNode(client).get("k").status == DOWN

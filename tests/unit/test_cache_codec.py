@@ -14,7 +14,8 @@ import msgpack
 import pytest
 from hypothesis import given
 
-from fastroute.cache.codec import CONTAINER_DEPTH_MAX, HEAD_BYTES, Codec, Entry, Unreadable, pack, round_trip, unpack
+from fastroute.cache.codec import HEAD_BYTES, Codec, Entry
+from fastroute.cache.values import CONTAINER_DEPTH_MAX, Unreadable, pack, round_trip, unpack
 from fastroute.errors import UsageError
 
 DIGEST, OTHER_DIGEST = b"d" * 32, b"e" * 32
@@ -135,7 +136,7 @@ def bombs() -> dict[str, bytes]:
 def test_bytes_that_are_no_value_are_unreadable_and_harmless(name: str) -> None:
     with pytest.raises(Unreadable):
         unpack(bombs()[name])
-    assert Codec().open(DIGEST, Codec().seal(DIGEST, bombs()[name], made_ms=1, ttl_ms=1)) == "corrupt"
+    assert Codec().open(DIGEST, envelope(Codec(), DIGEST, bombs()[name], made_ms=1, ttl_ms=1)) == "corrupt"
 
 
 @given(st.binary(max_size=200))
@@ -145,8 +146,15 @@ def test_any_bytes_are_a_value_or_a_reason(data: bytes) -> None:
         unpack(data)
 
 
+def envelope(codec: Codec, digest: bytes, payload: bytes, **options: Any) -> bytes:
+    found = codec.seal(digest, payload, **options)
+    assert found is not None
+    assert not found.parts
+    return found.envelope
+
+
 def sealed(codec: Codec, value: object = ("v",), digest: bytes = DIGEST) -> bytes:
-    return codec.seal(digest, pack(value), made_ms=NOW_MS, ttl_ms=5000, stale_ms=2000, compute_ms=12)
+    return envelope(codec, digest, pack(value), made_ms=NOW_MS, ttl_ms=5000, stale_ms=2000, compute_ms=12)
 
 
 @pytest.mark.parametrize("secret", [None, SECRET, "x" * 40, [SECRET, OTHER_SECRET]])
@@ -157,9 +165,9 @@ def test_an_envelope_gives_back_what_was_sealed(secret: Any) -> None:
 
 
 def test_the_head_has_the_documented_size() -> None:
-    assert HEAD_BYTES == 64
-    assert len(sealed(Codec())) == 64 + len(pack(("v",)))
-    assert len(sealed(Codec(SECRET))) == 80 + len(pack(("v",)))
+    assert HEAD_BYTES == 80
+    assert len(sealed(Codec())) == 80 + len(pack(("v",)))
+    assert len(sealed(Codec(SECRET))) == 96 + len(pack(("v",)))
 
 
 def test_another_keys_value_is_refused() -> None:
@@ -169,7 +177,7 @@ def test_another_keys_value_is_refused() -> None:
 @pytest.mark.parametrize("codec", [Codec(), Codec(SECRET)])
 def test_another_format_or_flag_is_refused(codec: Codec) -> None:
     data = bytearray(sealed(codec))
-    for at, value in ((0, 2), (0, 0), (0, 0x80), (1, 0x82), (2, 1)):
+    for at, value in ((0, 1), (0, 3), (0, 0), (0, 0x80), (1, 0x88), (1, 0x18), (3, 1)):
         changed = data.copy()
         changed[at] = value
         assert codec.open(DIGEST, bytes(changed)) == "format"
@@ -216,5 +224,5 @@ def test_age_is_never_negative() -> None:
 
 def test_random_bytes_after_a_right_head_are_a_miss() -> None:
     for _ in range(300):
-        found = Codec().open(DIGEST, Codec().seal(DIGEST, os.urandom(40), made_ms=1, ttl_ms=1))
+        found = Codec().open(DIGEST, envelope(Codec(), DIGEST, os.urandom(40), made_ms=1, ttl_ms=1))
         assert found == "corrupt" or isinstance(found, Entry)

@@ -6,20 +6,25 @@ from typing import Any, NamedTuple
 import pytest
 
 from fastroute._core.mc_reply import DOWN, EXISTS, HIT, MISS, NOT_FOUND, SERVER_ERROR, STORED, UNKNOWN
-from fastroute.cache.codec import Codec, pack
+from fastroute.cache.codec import Codec, Life
 from fastroute.cache.lease import (
     PAUSE_S_MAX,
     STORE_TTL_S_MAX,
     TAKE_OVERS_MAX,
     Claim,
+    Lease,
     Lifetime,
+    Lock,
     Outcome,
     Pause,
     Read,
     TakeOver,
     claim,
+    judge,
+    soon_due,
     store_ttl_s,
 )
+from fastroute.cache.values import pack
 from fastroute.errors import UsageError
 
 CODEC, DIGEST, NOW_MS = Codec(), b"d" * 32, 1_800_000_000_000
@@ -32,13 +37,17 @@ class Answer(NamedTuple):
     token: Any = "token"
 
 
-def sealed(age_ms: int, digest: bytes = DIGEST) -> bytes:
-    return CODEC.seal(digest, pack("v"), made_ms=NOW_MS - age_ms, ttl_ms=1000, stale_ms=500)
+def sealed(age_ms: int, digest: bytes = DIGEST, error_ms: int = 0) -> bytes:
+    found = CODEC.seal(
+        digest, pack("v"), made_ms=NOW_MS - age_ms, ttl_ms=1000, stale_ms=500, error_ms=error_ms, generation=7
+    )
+    assert found is not None
+    return found.envelope
 
 
 def run(answers: Iterable[Answer], **options: Any) -> tuple[Claim, list[Any]]:
     """Feeds the answers to what asks for one; returns the result and every step."""
-    steps = claim(CODEC, DIGEST, now_ms=lambda: NOW_MS, random_=lambda: 0.5, **options)
+    steps = claim(random_=lambda: 0.5, **options)
     waiting, seen, answer = iter(answers), [], None
     while True:
         try:
@@ -47,11 +56,13 @@ def run(answers: Iterable[Answer], **options: Any) -> tuple[Claim, list[Any]]:
             return end.value, seen
         seen.append(step)
         answer = None if isinstance(step, Pause) else next(waiting)
+        if isinstance(step, Read):
+            answer = judge(answer, CODEC, DIGEST, NOW_MS, 7, "home")
 
 
 def test_a_fresh_value_is_the_result() -> None:
     found, steps = run([Answer(HIT, sealed(999))])
-    assert (found.outcome, found.entry and found.entry.value, len(steps)) == (Outcome.FRESH, "v", 1)
+    assert (found.outcome, found.seen.entry and found.seen.entry.value, len(steps)) == (Outcome.FRESH, "v", 1)
 
 
 def test_a_stale_value_is_the_result_with_its_token() -> None:
@@ -88,7 +99,7 @@ def test_waiting_has_a_limit() -> None:
     [
         (sealed(1500), "expired"),
         (sealed(0, b"e" * 32), "key"),
-        (b"\x02" + sealed(0)[1:], "format"),
+        (b"\x03" + sealed(0)[1:], "format"),
         (b"\x80\x04K\x01.", "format"),
         (sealed(0)[:-1] + b"\xc1", "corrupt"),
     ],
@@ -96,7 +107,8 @@ def test_waiting_has_a_limit() -> None:
 def test_an_unusable_value_is_taken_over(value: bytes, reason: str) -> None:
     found, steps = run([Answer(HIT, value, token="old"), Answer(STORED, token="new")])
     assert (found.outcome, found.token, found.rejected) == (Outcome.WON, "new", (reason,))
-    assert steps[1] == TakeOver("old")
+    assert isinstance(steps[1], TakeOver)
+    assert (steps[1].seen.token, steps[1].seen.home) == ("old", "home")
 
 
 @pytest.mark.parametrize("status", [EXISTS, NOT_FOUND])
@@ -119,7 +131,7 @@ def test_a_store_that_says_nothing_is_away(status: int) -> None:
 
 
 def test_a_lifetime_is_checked() -> None:
-    assert Lifetime.of("2s", 1, "500ms") == Lifetime(2000, 1000, 500)
+    assert Lifetime.of("2s", 1, "500ms", "3s") == Lifetime(Life(2000, 1000, 3000), 500)
     for ttl in (0, -1, "x", None, float("nan"), 0.0001, True):
         with pytest.raises(UsageError, match="ttl"):
             Lifetime.of(ttl)
@@ -130,6 +142,51 @@ def test_a_lifetime_is_checked() -> None:
 
 
 def test_the_stores_time_to_live_is_neither_shorter_nor_for_ever() -> None:
-    assert store_ttl_s(1, 0) == 2
-    assert store_ttl_s(1000, 500) == 3
-    assert store_ttl_s(10**12, 0) == STORE_TTL_S_MAX
+    assert store_ttl_s(Life(1)) == 2
+    assert store_ttl_s(Life(1000, 500)) == 3
+    assert store_ttl_s(Life(1000, 500, 9000)) == 11
+    assert store_ttl_s(Life(10**12)) == STORE_TTL_S_MAX
+
+
+def test_a_value_of_another_generation_is_unusable() -> None:
+    assert judge(Answer(HIT, sealed(0)), CODEC, DIGEST, NOW_MS, 8).reason == "purged"
+    assert judge(Answer(HIT, sealed(0)), CODEC, DIGEST, NOW_MS).outcome is Outcome.FRESH
+
+
+def test_a_value_over_its_stale_time_is_kept_for_errors_and_replaced_under_a_lock() -> None:
+    found, steps = run([Answer(HIT, sealed(1600, error_ms=5000)), Answer(HIT, b"", won=True, token="lock")])
+    assert (found.outcome, found.token) == (Outcome.KEPT, "lock")
+    assert [type(step) for step in steps] == [Read, Lock]
+    assert judge(Answer(HIT, sealed(6000, error_ms=5000)), CODEC, DIGEST, NOW_MS).reason == "expired"
+
+
+def test_who_does_not_get_the_lock_waits_for_the_successor() -> None:
+    kept = Answer(HIT, sealed(1600, error_ms=5000))
+    found, steps = run([kept, Answer(HIT, b""), kept, Answer(HIT, b""), Answer(HIT, sealed(0))])
+    assert (found.outcome, found.pauses) == (Outcome.FRESH, 2)
+    assert [type(step) for step in steps] == [Read, Lock, Pause, Read, Lock, Pause, Read]
+
+
+def test_an_early_refresh_grows_likelier_towards_the_end_and_with_the_cost() -> None:
+    def share(compute_ms: int, left_ms: int) -> float:
+        found = CODEC.seal(DIGEST, pack("v"), made_ms=NOW_MS, ttl_ms=10_000, compute_ms=compute_ms)
+        assert found is not None
+        entry = CODEC.open(DIGEST, found.envelope)
+        assert not isinstance(entry, str)
+        rolls = [(n + 0.5) / 1000 for n in range(1000)]
+        return sum(soon_due(entry, NOW_MS + 10_000 - left_ms, lambda roll=roll: roll) for roll in rolls) / 1000
+
+    assert share(0, 1) == 0
+    assert share(100, 9_000) == 0
+    assert share(100, 1_000) < 0.001
+    assert 0.3 < share(100, 100) < 0.45
+    assert 0.85 < share(1000, 100) < 0.95
+
+
+def test_a_lease_remembers_its_newest_token_and_its_loss() -> None:
+    lease = Lease("home", "key", "one")
+    assert lease.renewed(Answer(STORED, token="two"))
+    assert lease.renewed(Answer(UNKNOWN, token=None))
+    assert lease.token == "two"
+    assert not lease.renewed(Answer(EXISTS))
+    assert lease.lost
