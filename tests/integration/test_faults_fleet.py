@@ -19,7 +19,10 @@ from tests.support.faults import Crowd, Report, Rig
 from tests.support.shared import shared
 
 HOLD_S = 0.8
-IN_FLIGHT = 2 * 16
+TASKS = 16
+"""Of the crowd: so many requests are under way at a time."""
+
+IN_FLIGHT = 2 * TASKS
 """Of the crowd's 16 tasks each may lose two requests to a balancer that is killed: on the connection it had kept, and
 on the one that it then got while the last of the balancer's processes was dying."""
 
@@ -70,11 +73,12 @@ async def test_a_store_that_fails_costs_no_request_and_moves_nobody_who_is_known
 
 
 @pytest.mark.parametrize("name", ["server killed", "server killed while the store is away"])
-async def test_a_killed_server_costs_no_request_and_its_users_move_once_and_never_back(
+async def test_a_killed_server_costs_at_most_what_was_sent_to_it_and_its_users_move_once_and_never_back(
     make_rig: RigMaker, name: str
 ) -> None:
     report = await suffer(make_rig, name)
-    assert (report.failed, report.failures) == (0, {})
+    assert set(report.failures) <= {"502"}, "sent to it when it was killed, and beyond the budget of retries"
+    assert report.failed <= TASKS
     assert (report.moved_all, report.split_all, report.moved_one_at_home) == (0, 0, 0), "users of the other servers"
     assert report.answered_by_moves <= 1, "each user of the killed one: one change of server, and no way back"
 
