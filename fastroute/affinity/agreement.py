@@ -128,11 +128,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a verb came to: the record that stands (None when nothing is known) and its token."""
+    """What a verb came to: the record that stands (None when nothing is known), its token, and were copies settled."""
 
     kind: Kind
     record: Record | None = None
     token: Any = None
+    settled: bool = False
 
 
 Steps = Generator[Command, Answer, Decision]
@@ -201,6 +202,7 @@ def move(
     ttl_s: int,
     *,
     home: int = 0,
+    bind_absent: bool = True,
 ) -> Steps:
     """Bind a key whose server cannot take it to another one: term kept, generation + 1, once over the whole fleet.
 
@@ -211,6 +213,7 @@ def move(
         first: the record to claim when nothing stands.
         ttl_s: lifetime of what is written.
         home: rank of the node.
+        bind_absent: claim where nothing stands; False: the outcome is ABSENT then (other homes may know of it).
 
     Returns:
         MOVED (this call's record stands), ADOPTED (somebody's usable record stands), WON (nothing stood; claimed),
@@ -234,6 +237,8 @@ def move(
         if answer.heard is Heard.UNKNOWN:
             current, answer_token = None, None
             continue
+        if answer.heard is Heard.NOTHING and not bind_absent:
+            return Decision(Kind.ABSENT)
         if answer.heard is Heard.NOTHING:
             outcome = yield from claim(successor(known) if known is not None else first(), ttl_s, home=home)
             if outcome.record is None or usable(outcome.record):

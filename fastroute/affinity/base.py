@@ -190,7 +190,7 @@ class AffinityBase:
         bound = await self._drive(name, homes, steps, view)
         if bound.kind != "near":
             self.statistics.claims[bound.kind if bound.kind != "down" else "unknown"] += 1
-        if bound.renew_soon or (len(homes) > 1 and self._followers_due(fingerprint)):
+        if bound.renew_soon or (len(homes) > 1 and self._followers_due(fingerprint) and not bound.settled):
             self._renew_soon(view, fingerprint)
         return bound
 

@@ -52,6 +52,7 @@ class Bound:
         term, generation: the decision; 0 and 0 when nothing could be written anywhere.
         kind: how the claim ended ("won", "adopted", "moved", "unknown", "down", "near"), for the counters.
         renew_soon: True when the record in the store should get its full lifetime soon (the key was seen again).
+        settled: True when the copies on other nodes were seen to just now.
     """
 
     slot: int
@@ -60,6 +61,7 @@ class Bound:
     generation: int
     kind: str
     renew_soon: bool = False
+    settled: bool = False
 
 
 class Binder:
@@ -218,7 +220,8 @@ class Binder:
             reason = "policy" if known is None else "affinity-store" if from_zone else "affinity-cookie"
         kind = decision.kind.value if known is None or not from_zone else "near"
         renew_soon = known is None and decision.kind is Kind.ADOPTED
-        return Bound(slot, reason, decision.record.term, decision.record.generation, kind, renew_soon)
+        term, generation = decision.record.term, decision.record.generation
+        return Bound(slot, reason, term, generation, kind, renew_soon, decision.settled)
 
     def _bind_afresh(self, fingerprint: bytes, key: bytes, ended: Decision, wall_s: int, homes: int) -> Steps:
         """Bind a key whose binding has reached its lifetime: a new term, once over the whole fleet."""

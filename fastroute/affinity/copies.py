@@ -6,8 +6,10 @@ the key's order of nodes; while the list of nodes changes the old order's before
 
 The homes of a key are ranked. The rules:
 
-  * The first home that can be reached decides: it is claimed and moved as a single node would be (I2, I3). In its
-    absence the next one is acting home. A later rank never overrules it, except by a later decision of its own term.
+  * The first home that can be reached decides: it is claimed and moved as a single node would be (I2, I3). While it is
+    down the next one is acting home. One that merely does not answer may be deciding for others: nobody acts for it,
+    and the outcome is what a follower already holds, or unknown (I9). A later rank never overrules an earlier one,
+    except by a later decision of its own term.
   * Nothing is claimed at a home that has nothing before its followers were looked at: a node that came back empty
     must not outvote what they know. What they have is restored to it by ME + read (read repair).
   * Followers are settled before a claim, a move or a restored record is believed: either node may die the moment
@@ -51,7 +53,10 @@ _WORST_FIRST = (Kind.MOVED, Kind.UNKNOWN, Kind.DOWN, Kind.RELEASED, Kind.ABSENT)
 
 @dataclass(slots=True)
 class _Seen:
-    """What a look at the homes found: the acting home (-1: none), its record, and the best of its followers."""
+    """What a look at the homes found: the acting home (-1: none), its record, and the best of its followers.
+
+    A home that did not answer (unknown) is not away: nobody acts for it, what followers say can only be read.
+    """
 
     acting: int = -1
     record: Record | None = None
@@ -59,10 +64,11 @@ class _Seen:
     best: Record | None = None
     unknown: bool = False
 
-    @property
-    def nobody(self) -> Decision:
-        """The outcome where no home answered."""
-        return Decision(Kind.UNKNOWN if self.unknown else Kind.DOWN)
+    def nobody(self, known: Record | None) -> Decision:
+        """The outcome where no home decides: what a follower holds, unless the caller knows of a later decision."""
+        if self.best is None or known is None or known.outranks(self.best):
+            return Decision(Kind.UNKNOWN if self.unknown else Kind.DOWN)
+        return Decision(Kind.WON if self.best.same_decision(known) else Kind.ADOPTED, self.best)
 
 
 def claim(candidate: Record, ttl_s: int, *, full_ttl_s: int | None = None, homes: int = 1) -> Steps:
@@ -104,15 +110,18 @@ def move(
     for _ in range(TRIES_MAX):
         seen = yield from _look(homes, ttl_s, all_of_them=True)
         if seen.acting < 0:
-            return seen.nobody
-        best = seen.best
-        behind = best is not None and (seen.record is None or best.outranks(seen.record))
-        if best is not None and behind and (known is None or not known.outranks(best)):
+            found = seen.nobody(known)
+            return found if found.record is not None and usable(found.record) else seen.nobody(None)
+        best, stands = seen.best, seen.record
+        if best is not None and (stands is None or best.outranks(stands)) and not (known and known.outranks(best)):
             decision = yield from agreement.claim(best, ttl_s, home=seen.acting)
-            if decision.record is None:  # it went away meanwhile: the next home decides
+            stands = decision.record
+            if stands is None:  # it went away meanwhile: the next home decides
                 continue
-        decision = yield from agreement.move(known, None, successor, usable, first, ttl_s, home=seen.acting)
-        if decision.record is None:
+        decision = yield from agreement.move(
+            known, None, successor, usable, first, ttl_s, home=seen.acting, bind_absent=stands is None
+        )
+        if decision.record is None:  # it went away, or lost the key: followers may know it
             continue
         written = decision.record
         decision = yield from _settle(decision, ttl_s, homes, seen.acting)
@@ -120,7 +129,7 @@ def move(
         if decision.record.same_decision(written) or usable(decision.record):
             return decision
         known = decision.record  # a follower came up with a later decision, of no use here
-    return decision
+    return decision if decision.kind is not Kind.ABSENT else Decision(Kind.UNKNOWN)
 
 
 def touch(ttl_s: int, *, homes: int = 1) -> Steps:
@@ -137,7 +146,7 @@ def touch(ttl_s: int, *, homes: int = 1) -> Steps:
         return Decision(Kind.ABSENT) if found is None else Decision(Kind.WON, found, answer.token)
     seen = yield from _look(homes, ttl_s)
     if seen.acting < 0:
-        return seen.nobody
+        return seen.nobody(None)
     decision = Decision(Kind.WON, seen.record, seen.token)
     if seen.record is None:
         if seen.best is None:
@@ -176,7 +185,7 @@ def _agree(candidate: Record, ttl_s: int, full_ttl_s: int, homes: int) -> Steps:
     for _ in range(homes):  # a home that goes away meanwhile leaves the decision to the next
         seen = yield from _look(homes, full_ttl_s)
         if seen.acting < 0:
-            return seen.nobody
+            return seen.nobody(candidate)
         if seen.record is not None and not candidate.outranks(seen.record):
             kind = Kind.WON if seen.record.same_decision(candidate) else Kind.ADOPTED
             return Decision(kind, seen.record, seen.token)
@@ -193,7 +202,7 @@ def _agree(candidate: Record, ttl_s: int, full_ttl_s: int, homes: int) -> Steps:
 
 
 def _look(homes: int, ttl_s: int, *, all_of_them: bool = False) -> Generator[Command, Answer, _Seen]:
-    """Read home, sliding; further homes only while nothing is found at home, or all of them."""
+    """Read home, sliding; further homes only while home has nothing or does not answer, or all of them."""
     seen = _Seen()
     for rank in range(homes):
         answer = yield Lookup(ttl_s, rank)
@@ -204,7 +213,7 @@ def _look(homes: int, ttl_s: int, *, all_of_them: bool = False) -> Generator[Com
         if answer.heard in (Heard.UNKNOWN, Heard.DOWN):
             continue
         found = Record.unpack(answer.data)
-        if seen.acting < 0:
+        if seen.acting < 0 and not seen.unknown:
             seen.acting, seen.record, seen.token = rank, found, answer.token
             if found is not None and not all_of_them:
                 break
@@ -235,7 +244,7 @@ def _settle(decision: Decision, ttl_s: int, homes: int, acting: int, *, fresh: b
         if up.record is None:
             break
         record, decision = up.record, Decision(Kind.ADOPTED, up.record, up.token)
-    return decision
+    return Decision(decision.kind, decision.record, decision.token, settled=True)
 
 
 def _settle_one(record: Record, ttl_s: int, rank: int, *, fresh: bool) -> Generator[Command, Answer, Record | None]:

@@ -318,3 +318,72 @@ def test_release_is_not_undone_by_a_follower_written_in_between():
     except StopIteration as end:
         decision = end.value
     assert (decision.kind, held(homes)) == (Kind.RELEASED, [None, None])
+
+
+# ---- a home that does not answer, or is lost in the middle
+
+
+def silent(homes: list[Register], steps):
+    """Drive with home 0 executing everything and answering nothing."""
+    answer, asked = None, []
+    while True:
+        try:
+            command = steps.send(answer)
+        except StopIteration as end:
+            return end.value, asked
+        asked.append(command)
+        answer = homes[command.home].ask(command)
+        if command.home == 0:
+            answer = Answer(Heard.UNKNOWN)
+
+
+def rest_of(steps, answer: Answer, homes: list[Register]) -> Decision:
+    try:
+        while True:
+            command = steps.send(answer)
+            answer = homes[command.home].ask(command)
+    except StopIteration as end:
+        return end.value
+
+
+def test_nobody_acts_for_a_home_that_merely_does_not_answer():
+    homes = nodes(None, None)
+    decision, asked = silent(homes, claim(MINE, 60, homes=2))
+    assert decision == Decision(Kind.UNKNOWN)
+    assert {type(command) for command in asked} == {Lookup}
+    homes = nodes(LATER, MINE)
+    decision, _ = silent(homes, moving(MINE, to=S3))
+    assert (decision.record, held(homes)) == (None, [LATER, MINE])
+
+
+def test_what_a_follower_holds_is_used_while_home_does_not_answer():
+    homes = nodes(THEIRS, THEIRS)
+    decision, _ = silent(homes, claim(MINE, 60, homes=2))
+    assert (decision.kind, decision.record, held(homes)) == (Kind.ADOPTED, THEIRS, [THEIRS, THEIRS])
+    decision, _ = silent(nodes(MINE, MINE), renew(LATER, 60, homes=2))
+    assert decision == Decision(Kind.UNKNOWN), "a later decision is known here: not back to the follower's (I4)"
+
+
+def test_home_that_goes_away_in_the_middle_leaves_the_decision_to_the_next():
+    homes = nodes(None, None)
+    steps = claim(MINE, 60, homes=2)
+    command = next(steps)
+    while not isinstance(command, AddThenGet):
+        command = steps.send(homes[command.home].ask(command))
+    homes[0].up = False
+    answer = homes[0].ask(command)
+    decision = rest_of(steps, answer, homes)
+    assert (decision.kind, held(homes)) == (Kind.WON, [None, MINE])
+
+
+def test_move_whose_home_lost_the_key_in_the_middle_looks_at_the_followers_again():
+    homes = nodes(MINE, MINE)
+    steps = moving(MINE, to=S3)
+    command = next(steps)
+    while not isinstance(command, CasThenGet):
+        command = steps.send(homes[command.home].ask(command))
+    homes[0].restart()
+    homes[1].data = LATER.pack()  # another replica's move reached it before
+    answer = homes[0].ask(command)
+    decision = rest_of(steps, answer, homes)
+    assert (decision.record, held(homes)) == (LATER, [LATER, LATER])
