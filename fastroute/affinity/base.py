@@ -256,8 +256,8 @@ class AffinityBase:
         now_s = self.clock.monotonic_s()
         if now_s < self._followers_at_s.get(fingerprint, 0.0):
             return False
-        while len(self._followers_at_s) >= FOLLOWERS_MAX:
-            self._followers_at_s.pop(next(iter(self._followers_at_s)), None)
+        if len(self._followers_at_s) >= FOLLOWERS_MAX:
+            self._followers_at_s.clear()
         spread = 0.9 + fingerprint[0] / 1280  # 0.9 to 1.1: keys that came in one burst are not touched in one
         self._followers_at_s[fingerprint] = now_s + max(self.ttl_s / 4, TOUCH_MIN_S) * spread
         return True
