@@ -376,10 +376,23 @@ cdef class Zone:
                 os.unlink(temporary, dir_fd=directory_fd)
 
     def _no_room(self, directory, free_bytes):
+        old = self._earlier_layouts(directory)
+        found = f" ({' '.join(old)} of other versions of fastroute are there too: when none of them runs any more, remove them)" if old else ""
         return ConfigError(
-            f"zone {self.name!r} needs {_mib(self.size_bytes)} in {directory}, {_mib(free_bytes)} are free: make it larger "
+            f"zone {self.name!r} needs {_mib(self.size_bytes)} in {directory}, {_mib(free_bytes)} are free{found}: make it larger "
             f"(docker run --shm-size={(self.size_bytes >> 20) + 64}m; Kubernetes: an emptyDir with medium: Memory mounted "
             f"there; else mount -o remount,size=... {directory}), or ask for a smaller zone")
+
+    def _earlier_layouts(self, directory):
+        """Paths of this user's zones of this name that other versions left, or still use."""
+        end = f".{os.geteuid()}.{self.name}"
+        try:
+            entries = os.listdir(directory)
+        except OSError:
+            return []
+        return sorted(os.path.join(directory, entry) for entry in entries
+                      if entry.startswith("fastroute.") and entry.endswith(end)
+                      and entry[len("fastroute."):-len(end)].isdecimal() and os.path.join(directory, entry) != self.path)
 
     # ---- closing
 

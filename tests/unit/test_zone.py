@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,25 @@ def test_a_segment_of_another_user_is_refused(name: str) -> None:
         os.chown(zone.path, 12345, -1)
     with pytest.raises(ConfigError, match="belongs to user 12345"):
         Zone(name, SIZE)
+
+
+def test_too_little_room_names_what_other_versions_left_there(name: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        _names_other_versions(name, directory)
+
+
+def _names_other_versions(name: str, directory: str) -> None:
+    room = os.statvfs(directory)
+    wanted = room.f_bavail * room.f_frsize + (64 << 20)
+    if not room.f_blocks or wanted > 64 << 30:
+        pytest.skip("this file system has no limit below the largest zone")
+    left = Path(directory) / f"fastroute.2.{os.geteuid()}.{name}"
+    left.touch()
+    (Path(directory) / f"fastroute.2.{os.geteuid()}.another").touch()
+    with pytest.raises(ConfigError, match="of other versions of fastroute are there too") as caught:
+        Zone(name, wanted, directory=directory)
+    assert str(left) in str(caught.value)
+    assert "another" not in str(caught.value)
 
 
 def test_too_little_room_is_an_error_that_says_how_much_and_how_to_size_it(name: str) -> None:
