@@ -1,7 +1,8 @@
 """A worker process of the push channel's tests: python -m tests.support.push_worker ZONE ADDRESS TTL MODE
 
 Lines on standard output say what it is: "owner" when it runs the channel, "other" when it does not any more, "push"
-and "poll" when the zone's entries are believed and when not. MODE "sit" waits; "hammer" routes user-0..19 over and over as long as it lives.
+and "poll" when the zone's entries are believed and when not. MODE "sit" waits; "hammer" routes user-0..19 over and over
+as long as it lives.
 Ends with its standard input.
 """
 
