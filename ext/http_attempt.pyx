@@ -3,7 +3,7 @@
 Not here: reading it (http_reading), the response (http_relay), what waits (Python: fastroute.proxy.forward opens connections
 and asks the affinity; it is called only when the near answer or an idle connection is missing).
 
-    phase     NONE -> [ROUTING] -> [QUEUED] -> [CONNECTING] -> SENT -> NONE
+    phase     NONE -> [GATHERING] -> [ROUTING] -> [QUEUED] -> [CONNECTING] -> SENT -> NONE
 
 A request whose server is known near and has an idle connection runs from its head to the send without leaving C.
 
@@ -21,6 +21,7 @@ from libc.string cimport memset
 
 from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
 from fastroute._core.http_head cimport (
+    FR_BODY_CHUNKED,
     FR_BODY_LENGTH,
     FR_BODY_NONE,
     FR_METHOD_DELETE,
@@ -28,15 +29,17 @@ from fastroute._core.http_head cimport (
     FR_METHOD_HEAD,
     FR_METHOD_OPTIONS,
     FR_METHOD_PUT,
+    fr_chunked,
+    fr_chunked_next,
     fr_head,
 )
 from fastroute._core.http_reading cimport (
-    FR_PHASE_CONNECTING, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, Reading
+    FR_PHASE_CONNECTING, FR_PHASE_GATHERING, FR_PHASE_NONE, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, Reading
 )
-from fastroute._core.http_sticky cimport FR_KEY_INSERT
+from fastroute._core.http_sticky cimport FR_FROM_INSERT
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Upstream
-from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear
+from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear, fr_out_free, fr_out_put
 from fastroute._core.selection cimport Selection, make_selection
 
 cdef extern from "fr_forward.h" nogil:
@@ -50,6 +53,14 @@ cdef extern from "fr_forward.h" nogil:
     void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how) noexcept
     int fr_max_forwards(const uint8_t *data, const fr_head *head) noexcept
 
+# As fastroute._core.http_sticky.JSON_BYTES_MAX.
+cdef uint64_t JSON_BYTES_MAX = 64 << 10
+cdef extern from *:
+    """
+    static const char fr_continue[] = "HTTP/1.1 100 Continue\\r\\n\\r\\n";
+    """
+    const char fr_continue[26]
+
 cdef str REASON_NEAR = "affinity-near"
 cdef str REASON_POLICY = "policy"
 cdef str REASON_PANIC = "panic"
@@ -57,6 +68,9 @@ cdef str REASON_PANIC = "panic"
 
 cdef class Attempt(Reading):
     """One client connection whose requests find servers."""
+
+    def __dealloc__(self):
+        fr_out_free(&self.gathered)
 
     cdef void answer(self, int status, bint end) noexcept:
         pass
@@ -82,6 +96,7 @@ cdef class Attempt(Reading):
             self.keep = False
         self.head_sent = self.head_flushed = self.refreshed = self.admitted = False
         self.queue_until_ms = 0
+        self.continued = self.binding.wants_body = False
         if not self.active:
             self.active = True
             terms.lines.active += 1
@@ -108,6 +123,7 @@ cdef class Attempt(Reading):
         how.cookie = terms.sticky.own_cookie(&how.cookie_size)
         fr_out_clear(out)
         fr_write_request(out, data, head, &how)
+        self.head_bytes = out.size
         if not self.request_complete:
             used = self.first_of_body(head, data + head.head_size, more)
             if used < 0:
@@ -125,6 +141,11 @@ cdef class Attempt(Reading):
         return used
 
     cdef void go_on(self, const uint8_t *data, Py_ssize_t size, bint last) noexcept:
+        if self.phase == FR_PHASE_GATHERING:
+            fr_out_put(&self.gathered, data, size)
+            if last or self.body_bytes > JSON_BYTES_MAX or self.gathered.failed:
+                self._gathered()
+            return
         self.request = None
         self.up.more(data, size, last)
 
@@ -138,9 +159,54 @@ cdef class Attempt(Reading):
         size = terms.sticky.find(data, head, self.peer, self.trusted, &self.binding, &key)
         if size:
             self.key = PyBytes_FromStringAndSize(<const char *>key, size)
-        elif terms.sticky.kind == FR_KEY_INSERT:
+        elif terms.sticky.kind == FR_FROM_INSERT:
             # A client without a usable cookie of ours: the policy decides, and the cookie is the binding's first form.
             terms.sticky.invent(&self.binding)
+        if self.binding.wants_body:
+            self._gather()
+        else:
+            self._choose()
+
+    cdef void _gather(self) noexcept:
+        """The key, or a better one, may stand in the JSON body: wait until it is whole."""
+        fr_out_clear(&self.gathered)
+        fr_out_put(&self.gathered, PyBytes_AS_STRING(self.request), PyBytes_GET_SIZE(self.request))
+        self.phase = FR_PHASE_GATHERING
+        if self.request_complete or self.gathered.failed or self.body_bytes > JSON_BYTES_MAX:
+            self._gathered()
+        elif self.expects:  # it waits for a word before it sends the body
+            self.continued = True
+            self.put(<const uint8_t *>fr_continue, 25)
+
+    cdef void _gathered(self) noexcept:
+        """All of the body that is waited for is here."""
+        cdef const uint8_t *body = self.gathered.data + self.head_bytes
+        cdef const uint8_t *key = NULL
+        cdef Py_ssize_t size = self.gathered.size - self.head_bytes
+        cdef fr_out plain
+        cdef fr_chunked state
+        cdef size_t at = 0, run_at = 0, run_size = 0
+        if self.gathered.failed:
+            fr_out_free(&self.gathered)
+            self.answer(503, True)
+            return
+        if self.request_complete:
+            memset(&plain, 0, sizeof(plain))
+            if self.body == FR_BODY_CHUNKED:
+                memset(&state, 0, sizeof(state))
+                while fr_chunked_next(&state, body, size, &at, &run_at, &run_size) == 1:
+                    fr_out_put(&plain, body + run_at, run_size)
+                body, size = plain.data, plain.size
+            if 0 < size <= <Py_ssize_t>JSON_BYTES_MAX:
+                size = self.terms.sticky.find_in_json(body, size, &key)
+                if size > 0:
+                    self.key = PyBytes_FromStringAndSize(<const char *>key, size)
+                    self.binding.rule = -1
+            fr_out_free(&plain)
+            fr_out_clear(&self.engine.out)
+        self.request = PyBytes_FromStringAndSize(<const char *>self.gathered.data, self.gathered.size)
+        fr_out_free(&self.gathered)
+        self.phase = FR_PHASE_NONE
         self._choose()
 
     cdef void _choose(self) noexcept:

@@ -59,7 +59,7 @@ cdef class Reading(Sink):
                     at += head.head_size
                     at += self.begin(data + at - head.head_size, head, size - at)
             elif self.state == FR_READ_BODY:
-                if self.phase != FR_PHASE_SENT:
+                if self.phase < FR_PHASE_SENT:
                     self.hold()
                     break
                 used = self._body(data + at, size - at)

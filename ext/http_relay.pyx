@@ -19,7 +19,6 @@ from libc.string cimport memset
 from fastroute._core.http_attempt cimport Attempt
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_UNTIL_CLOSE, fr_head
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD
-from fastroute._core.http_sticky cimport FR_KEY_COOKIE
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out, fr_out_chunk, fr_out_clear, fr_out_put, fr_out_text
 
@@ -198,7 +197,7 @@ cdef class Downstream(Attempt):
     cdef void on_interim(self, const uint8_t *data, const fr_head *head) noexcept:
         cdef fr_forward_response how
         self.engine.counts.responses[1] += 1
-        if self.http10:
+        if self.http10 or (self.continued and head.status == 100):
             return
         memset(&how, 0, sizeof(how))
         how.cookie = self.relay.sticky.own_cookie(&how.cookie_size)
@@ -227,7 +226,7 @@ cdef class Downstream(Attempt):
         how.body = self.out_body
         how.close = not self.keep
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
-        if relay.sticky.kind == FR_KEY_COOKIE:
+        if relay.sticky.learns:
             self._learn(data, head)
         relay.sticky.put_cookie(out, &self.binding, self.line.digest)
         if relay.debug:

@@ -4,6 +4,7 @@ from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_reading cimport Reading
 from fastroute._core.http_sticky cimport fr_binding
 from fastroute._core.http_upstream cimport ServerLine, Upstream
+from fastroute._core.http_wire cimport fr_out
 
 cdef class Attempt(Reading):
     cdef bytes peer                     # address as text
@@ -12,6 +13,8 @@ cdef class Attempt(Reading):
     cdef bint client_keeps              # the client expects it to
     cdef uint32_t served                # requests of this connection
     # The present request.
+    cdef fr_out gathered                # head and body so far, as they go on the wire, while the key is looked for in it
+    cdef size_t head_bytes              # of the head in `request`
     cdef bytes request                  # all bytes for the server so far; None once more of the body went after them
     cdef bytes key                      # affinity key; None: none
     cdef object selection               # of the slow path, or None
@@ -28,12 +31,15 @@ cdef class Attempt(Reading):
     cdef bint active, retrying          # counted by Lines.active, Lines.retrying
     cdef bint admitted                  # first in line for room, and there was some
     cdef uint64_t queue_until_ms        # when its wait for room is over; 0: it did not wait yet
+    cdef bint continued                 # the client was told to go on with its body
     cdef bint expects, is_head, idempotent, http10, refreshed
     cdef bint head_sent                 # the response head was written,
     cdef bint head_flushed              # and has left: nothing can be tried again
 
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
     cdef bint _wait(self, int phase) noexcept
+    cdef void _gather(self) noexcept
+    cdef void _gathered(self) noexcept
     cdef void _choose(self) noexcept
     cdef void _nobody(self) noexcept
     cdef void _queue(self, int slot) noexcept

@@ -16,9 +16,10 @@ cdef enum:
 cdef enum:
     FR_PHASE_NONE = 0
     FR_PHASE_ROUTING = 1
-    FR_PHASE_CONNECTING = 2
-    FR_PHASE_SENT = 3
-    FR_PHASE_QUEUED = 4                 # no server has room
+    FR_PHASE_QUEUED = 2                 # no server has room
+    FR_PHASE_CONNECTING = 3
+    FR_PHASE_SENT = 4                   # from here on its body is taken
+    FR_PHASE_GATHERING = 5              # the key stands in the body
 
 cdef class Reading(Sink):
     cdef Terms terms

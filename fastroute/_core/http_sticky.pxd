@@ -8,13 +8,26 @@ from fastroute._core.router cimport Router
 from fastroute._core.hashes cimport fr_hash_key
 from fastroute._core.token cimport TokenCodec, fr_token
 
-# Where the affinity key of a request comes from.
-cdef enum:
-    FR_KEY_NONE = 0
-    FR_KEY_INSERT = 1                   # the balancer's own signed cookie
-    FR_KEY_COOKIE = 2                   # the application's cookie: learned from its Set-Cookie too
-    FR_KEY_HEADER = 3
-    FR_KEY_CLIENT_IP = 4
+cdef extern from "fr_request_key.h" nogil:
+    # Where the affinity key of a request comes from. INSERT: the balancer's own signed cookie. COOKIE: the application's,
+    # learned from its Set-Cookie too.
+    enum: FR_FROM_NONE
+    enum: FR_FROM_INSERT
+    enum: FR_FROM_COOKIE
+    enum: FR_FROM_HEADER
+    enum: FR_FROM_CLIENT_IP
+    enum: FR_FROM_QUERY
+    enum: FR_FROM_PATH_PARAM
+    enum: FR_FROM_PATH
+    enum: FR_FROM_URL
+    enum: FR_FROM_JSON
+    enum: FR_KEY_BYTES_MAX
+    ctypedef struct fr_key_rule:
+        const uint8_t *name
+        size_t name_size
+        int kind
+        int bits4
+        int bits6
 
 # What binds the present request.
 ctypedef struct fr_binding:
@@ -27,20 +40,29 @@ ctypedef struct fr_binding:
     bint fresh_token                    # it gets its first one with this answer
     bint hint                           # the cookie's server, term and generation count too
     bint old_key                        # the cookie was signed by a key that is on its way out
+    bint wants_body                     # a JSON body comes first in the list, or nothing else has a key
+    char network[64]                    # text of a client's network
+    int rule                            # which of the rules found the key; -1: none
 
 @cython.final
 cdef class Sticky:
     cdef Engine engine
-    cdef TokenCodec codec               # with FR_KEY_INSERT
-    cdef int kind
+    cdef TokenCodec codec               # with FR_FROM_INSERT
+    cdef int kind                       # FR_FROM_* of the first rule
+    cdef fr_key_rule rules[8]           # in the order in which they are tried; names belong to _names
+    cdef int rule_count
+    cdef bint learns                    # a rule is a cookie
+    cdef readonly bint reads_json
+    cdef tuple _names
     cdef uint32_t ttl_minutes
     cdef int term_random_bits           # of a new term; above them its birth, in seconds
-    cdef bytes name                     # of the cookie or field
-    cdef bytes hint_name                # of the balancer's own cookie: with FR_KEY_INSERT `name`, beside FR_KEY_COOKIE or b""
+    cdef bytes hint_name                # of the balancer's own cookie: the rule's with FR_FROM_INSERT; beside an application's; or b""
     cdef fr_hash_key mark_key           # beside an application's cookie: the token's key is a mark of that cookie
     cdef bytes set_cookie               # what follows the token in Set-Cookie
     # Size of the request's key, 0: it has none; *key points into the head, the peer or the binding.
     cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes peer, bint trusted, fr_binding *binding, const uint8_t **key) noexcept
+    # The key in a JSON body, in the engine's scratch buffer; 0: none. After find() with wants_body.
+    cdef Py_ssize_t find_in_json(self, const uint8_t *body, Py_ssize_t size, const uint8_t **key) noexcept
     # A new user's token: nobody can guess its key or term.
     cdef void invent(self, fr_binding *binding) noexcept
     # The balancer's cookie as the relay hides it from servers and servers may not set it; size 0: there is none.

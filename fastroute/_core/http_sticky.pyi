@@ -1,9 +1,14 @@
+from collections.abc import Sequence
 from typing import final
 
 from fastroute._core.http_wire import Engine
 from fastroute._core.token import TokenCodec
 
-KEY_BYTES_MAX: int
+RULES_MAX: int
+JSON_BYTES_MAX: int
+KINDS: dict[str, int]
+
+def json_key(body: bytes, name: bytes) -> bytes | None: ...
 
 @final
 class Sticky:
@@ -11,8 +16,7 @@ class Sticky:
         self,
         engine: Engine,
         *,
-        kind: str = "",
-        name: str = "",
+        rules: Sequence[tuple[str, str]] = (),
         codec: TokenCodec | None = None,
         hint_name: str = "",
         mark_key: bytes = ...,
@@ -20,3 +24,5 @@ class Sticky:
         ttl_s: float = 0,
         cookie_attributes: str = "",
     ) -> None: ...
+    @property
+    def reads_json(self) -> bool: ...

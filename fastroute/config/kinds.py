@@ -20,7 +20,7 @@ import msgspec
 
 from fastroute.errors import UsageError
 from fastroute.model import check_name, parse_address, parse_duration_s, parse_size_bytes
-from fastroute.routing.keys import KeyRule
+from fastroute.routing.keys import ACCEPTED, RULES_MAX, KeyRule, parse_rule
 
 DURATION_MAX_S = 30 * 86400.0
 """Longest time limit: memcached reads longer ones as a date (protocol.txt, "Expiration times")."""
@@ -336,8 +336,8 @@ class SwitchOr(Kind):
 
 
 def written(rule: KeyRule) -> str:
-    """A rule as the file writes it."""
-    return f"{rule.kind}:{rule.name}" if rule.name else rule.kind
+    """A rule as the file writes it, a list in brackets."""
+    return f"[{', '.join(map(str, rule.each))}]" if rule.others else str(rule)
 
 
 @dataclass(frozen=True)
@@ -348,28 +348,33 @@ class Rule(Kind):
 
     @property
     def accepted(self) -> str:  # type: ignore[override]
-        return ('"insert", ' if self.insert else "") + '"cookie:NAME", "header:NAME" or "client-ip"'
+        return ('"insert", ' if self.insert else '"path", "url", ') + ACCEPTED
 
     def convert(self, value: Any) -> KeyRule:
+        if value == "insert" and self.insert:
+            return KeyRule("insert")
         if isinstance(value, list):
-            raise Mistake(f"a list of rules {NOT_YET}; accepted now: {self.accepted}", whole=True)
-        if not isinstance(value, str):
+            if not 1 <= len(value) <= RULES_MAX:
+                raise Mistake(f"a list of 1 to {RULES_MAX} of {self.accepted}")
+            if "insert" in value:
+                raise Mistake('a list with "insert", which stands alone; ' + self.accepted, whole=True)
+            rules = []
+            for index, one in enumerate(value):
+                try:
+                    rules.append(self.convert(one))
+                except Mistake as mistake:
+                    raise mistake.below(index) from None
+            return KeyRule(rules[0].kind, rules[0].name, tuple(rules[1:]))
+        if not isinstance(value, str) or (self.insert and value in ("path", "url")):
             raise Mistake(self.accepted)
-        source, colon, name = value.partition(":")
-        if value == "client-ip" or (value == "insert" and self.insert):
-            return KeyRule(value)
-        if source in ("cookie", "header") and colon:
-            try:
-                return KeyRule(source, Token().convert(name))
-            except Mistake as mistake:
-                raise Mistake(
-                    f"{quote(value)}: the {source}'s name {quote(name)} is not acceptable; accepted: {mistake.message}",
-                    whole=True,
-                ) from None
-        later = ("query", "path-param", "json") if self.insert else ("query", "path-param", "json", "path", "url")
-        if source in later or value.startswith("client-ip/"):
-            raise Mistake(f"{quote(value)} {NOT_YET}; accepted now: {self.accepted}", whole=True)
-        raise Mistake(self.accepted)
+        if value not in ("path", "url", "client-ip") and not value.startswith("client-ip/"):
+            source, colon, _ = value.partition(":")
+            if not colon or source not in ("cookie", "header", "query", "path-param", "json"):
+                raise Mistake(self.accepted)
+        try:
+            return parse_rule(value)
+        except UsageError as error:
+            raise Mistake(str(error).removeprefix("key rule "), whole=True) from None
 
 
 @dataclass(frozen=True)

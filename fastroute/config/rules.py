@@ -16,6 +16,7 @@ from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
 from fastroute.config.schema import Config, PoolConfig, StoreConfig
 from fastroute.errors import UsageError
 from fastroute.model import Server, parse_address
+from fastroute.routing.keys import ACCEPTED
 
 Path = tuple[str | int, ...]
 Finding = tuple[Path, str]
@@ -104,7 +105,7 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
     if pool.charge_sticky and pool.policy != "round-robin":
         yield ("charge_sticky",), f'charge_sticky charges policy = "round-robin"; the policy is {quote(pool.policy)}'
     if pool.policy == "hash" and pool.affinity_key is None:
-        yield ("policy",), 'policy = "hash" needs a key; accepted: key = "cookie:NAME", "header:NAME" or "client-ip"'
+        yield ("policy",), 'policy = "hash" needs a key; accepted: "path", "url", ' + ACCEPTED
     if pool.key is not None and pool.sticky is not None and pool.key != pool.sticky.on:
         message = (
             f"key = {quote(written(pool.key))} beside sticky.on = {quote(written(pool.sticky.on))} {NOT_YET}; "

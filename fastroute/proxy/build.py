@@ -207,8 +207,7 @@ async def _open_pool(
 
 def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engine: Engine) -> Relay:
     """A listener's compiled settings."""
-    rule, sticky = parts.config.affinity_key, parts.config.sticky
-    kind = rule.kind if rule else ""
+    sticky = parts.config.sticky
     return Relay(
         engine,
         parts.lines,
@@ -216,10 +215,9 @@ def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engin
         parts.slow,
         Sticky(
             engine,
-            kind=kind,
-            name=sticky.cookie.name if sticky and kind == "insert" else rule.name if rule else "",
+            rules=_rules(parts.config),
             codec=parts.codec,
-            hint_name=sticky.cookie.name if sticky and parts.codec and kind == "cookie" else "",
+            hint_name=sticky.cookie.name if sticky and parts.codec and sticky.on.kind == "cookie" else "",
             term_random_bits=TERM_RANDOM_BITS,
             mark_key=mark_key(identity_of(config.identity_secret, config.fleet), config.fleet, parts.pool.name),
             ttl_s=sticky.ttl_s if sticky else 0,
@@ -237,7 +235,19 @@ def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engin
 def signs(config: Config, sticky: StickyConfig) -> bool:
     """Does this kind of stickiness use the signed cookie? A hint beside an application's cookie needs a secret; without
     one it is left out, and `check` says so."""
-    return sticky.on.kind == "insert" or (sticky.on.kind == "cookie" and sticky.hint_cookie and bool(config.secret))
+    return sticky.on.kind == "insert" or (
+        sticky.on.kind == "cookie" and not sticky.on.others and sticky.hint_cookie and bool(config.secret)
+    )
+
+
+def _rules(of: PoolConfig) -> list[tuple[str, str]]:
+    """Where keys stand, as the relay takes it."""
+    rule = of.affinity_key
+    if rule is None:
+        return []
+    if of.sticky and rule.kind == "insert":
+        return [("insert", of.sticky.cookie.name)]
+    return [(one.kind, one.name) for one in rule.each]
 
 
 def _cookie_attributes(sticky: StickyConfig) -> str:

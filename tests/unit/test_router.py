@@ -265,13 +265,37 @@ async def test_selection_offers_distinct_ready_fallbacks(clocked):
         ("header:X-User", {"x-user": "a" * 4097}, None),
         ("client-ip", {"client-ip": "10.1.2.3"}, b"10.1.2.3"),
         (["cookie:sid", "header:X-User"], {"X-User": "ann"}, b"ann"),
+        ("query:sid", {":path": "/a?x=1&sid=47%31&sid=2"}, b"47%31"),
+        ("query:sid", {":path": "/a;sid=1"}, None),
+        ("path-param:jsessionid", {":path": "/a;x=1;jsessionid=AB.n1/b?jsessionid=2"}, b"AB.n1"),
+        ("path", {":path": "/a?b"}, b"/a"),
+        ("url", {":path": "/a?b"}, b"/a?b"),
+        ("client-ip/24", {"client-ip": "10.1.2.3"}, b"10.1.2.0/24"),
+        ("client-ip/24", {"client-ip": "2001:db8:1:2:3::9"}, b"2001:db8:1:2::/64"),
+        ("client-ip/20,48", {"client-ip": "2001:db8:1:2:3::9"}, b"2001:db8:1::/48"),
+        ("json:user", {":body": b'{"a": [1, {"user": 2}], "user": "\\u0061nn"}'}, b"ann"),
     ],
 )
 def test_key_rules_find_the_key(rule, fields, key):
     assert Router(pool_of(1), key=rule).key_of(fields) == key
 
 
-@pytest.mark.parametrize("rule", ["", "cookie:", "cookie:a b", "header", "ip", "query:x", "client-ip/24", "json:f", []])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "",
+        "cookie:",
+        "cookie:a b",
+        "header",
+        "ip",
+        "query:",
+        "query:a=b",
+        "client-ip/33",
+        "client-ip/8,129",
+        "json:",
+        [],
+    ],
+)
 def test_an_unknown_key_rule_is_refused_with_what_is_accepted(rule):
     with pytest.raises(UsageError):
         Router(pool_of(1), key=rule)
