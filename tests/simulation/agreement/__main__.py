@@ -23,7 +23,9 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print every answer, change and fault")
     parser.add_argument("--failures", type=int, default=20, help="stop after so many failing seeds")
     arguments = parser.parse_args()
-    seeds = [arguments.seed] if arguments.seed is not None else range(arguments.first, arguments.first + arguments.seeds)
+    seeds = (
+        [arguments.seed] if arguments.seed is not None else range(arguments.first, arguments.first + arguments.seeds)
+    )
     began_s, cpu_s = time.monotonic(), time.process_time()
     events, virtual_s, failures, done = 0, 0.0, 0, 0
     counts: dict[str, int] = {}
@@ -38,7 +40,10 @@ def main() -> int:
                 print(line)
             if arguments.seed is not None:
                 print(getattr(violation, "world", ""))
-            print(f"seed {seed}: {violation}\n  replay: python -m tests.simulation.agreement --seed {seed} --trace", flush=True)
+            print(
+                f"seed {seed}: {violation}\n  replay: python -m tests.simulation.agreement --seed {seed} --trace",
+                flush=True,
+            )
             if failures >= arguments.failures:
                 break
             continue

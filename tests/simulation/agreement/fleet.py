@@ -187,14 +187,18 @@ class Worker:
 
     def recent_pause_s(self, now_s: float) -> float:
         """How long this worker stood still lately."""
-        return max((end - begin for worker, begin, end in self.world.pauses if worker is self and end > now_s - 5.0), default=0.0)
+        return max(
+            (end - begin for worker, begin, end in self.world.pauses if worker is self and end > now_s - 5.0),
+            default=0.0,
+        )
 
     def machine_pause_s(self, now_s: float) -> float:
         """How long a worker of this machine stood still lately; its answers were old when it went on."""
         pauses = self.world.pauses
         since_s = now_s - self.world.options.near_ttl_s - 1.0
         return max(
-            (end - begin for worker, begin, end in pauses if worker.machine is self.machine and end > since_s), default=0.0
+            (end - begin for worker, begin, end in pauses if worker.machine is self.machine and end > since_s),
+            default=0.0,
         )
 
     # -- requests

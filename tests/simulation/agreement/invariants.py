@@ -7,14 +7,15 @@ decision that was made without the store. The decision of a key is a triple (ter
 - I1 one server per decision: a change of the store never names another server for a (term, generation) that stood
   before, unless the store has lost the record in between; and whatever a worker returns either stood in the store, or
   was decided while the store did not answer (provisional).
-- I2 first writer wins, in the stronger form "an answer of the store is the store's": a selection that the store decided
-  stood at a home of its key at some instant of its request.
+- I2 first writer wins, in the stronger form "what the store answers is the store's": a selection that the store decided
+  stood at a home of its key at some instant of its request. And the home decides: a follower's record is written only
+  to what an earlier home holds or held a moment ago, or by a worker that is without the earlier homes.
 - I3 one transition out of a decision: a record is replaced only by the same term with a higher generation. One that is
   higher by one and was not known before needs a reason of its writer against the old server (no fail-back).
 - I4 no way back: a request that begins after its machine returned (term, g) never gets (term, g') with g' < g, unless
-  the machine's answer was another term meanwhile.
-- I5 bounded staleness: what a worker returns from its near tier stood in the store (or was decided provisionally on that
-  machine) within the last D = near_ttl + time limits + ticks, if the worker was connected to the key's home for so long.
+  its answer was another term meanwhile, the key was released, or the machine's own record was due to expire.
+- I5 bounded staleness: what a worker returns from its near tier stood in the store (or was decided provisionally on
+  that machine) within the last D = near_ttl + time limits + ticks, if it was connected to the key's home for so long.
 - I6 a compare-and-set or conditional delete carries only a number that was read on the connection that carries it.
 - I7 no selection names a server that the worker itself holds down, but for a decision of another worker that is
   younger than MIN_HOLD_S (the guard against ping-pong).
@@ -124,7 +125,7 @@ class Checker:
             track.homes = self.world.homes_of(worker, name)
         return track
 
-    # -- the store ---------------------------------------------------------------------------------------------------------
+    # -- the store
 
     def changed(
         self, node: Node, name: bytes, before: bytes | None, after: bytes | None, cause: str, session: Session | None
@@ -161,6 +162,8 @@ class Checker:
             self._decision(track, node, new)
             if old is None:
                 track.lost_s = now_s
+        if not home:
+            self._followed(track, node, new, session)
         if old is not None:
             self._transition(track, node, old, new, session, home)
         track.committed.setdefault(new, now_s)
@@ -173,12 +176,32 @@ class Checker:
             self.count("decisions made again after a loss")
         track.decided[new[:2]] = new[2], track.epoch
 
+    def _followed(self, track: Track, node: Node, new: Triple, session: Session | None) -> None:
+        """A record of a follower changed: to what an earlier home holds, unless its writer was without that home."""
+        now_s = self.world.scheduler.now_s
+        if session is None or now_s - node.sent_s > 0.1 or node.host not in track.homes:
+            return  # what lands late was right when it was sent, perhaps
+        worker: Worker = session.owner.worker
+        for host in track.homes[: track.homes.index(node.host)]:
+            if self._stood_at(track, host, new, now_s - 2.0 - worker.recent_pause_s(now_s)):
+                return
+            if self.connected_s(worker, host) > now_s - 0.5:
+                return
+        self.fail(
+            "I2", f"{node.host} {track.key!r}: {_shown(new)} by {worker.name}, whose earlier homes answer and differ"
+        )
+
     def _transition(
         self, track: Track, node: Node, old: Triple, new: Triple, session: Session | None, home: bool
     ) -> None:
         where = f"{node.host} {track.key!r}: {_shown(old)} -> {_shown(new)}"
         if not home:
-            if new[0] == old[0] and new[1] <= old[1] and not self._stood(track, new, self.world.scheduler.now_s - 2.0):
+            if (
+                old is not None
+                and new[0] == old[0]
+                and new[1] <= old[1]
+                and not self._stood(track, new, self.world.scheduler.now_s - 2.0)
+            ):
                 self.fail("I3", f"{where}: a follower went back to what no home holds")
             return
         if self.world.options.copies > 1 and self._stood_elsewhere(track, node, new):
@@ -210,7 +233,7 @@ class Checker:
             return None
         return record.term, record.generation, self.server_of_id.get(record.server, "?")
 
-    # -- answers -----------------------------------------------------------------------------------------------------------
+    # -- answers
 
     def decided(self, worker: Worker, name: bytes, server: str, bound: Any) -> None:
         """A worker's steps for a key ended; without the store's word the decision is provisional."""
@@ -231,9 +254,7 @@ class Checker:
         track.released_s = self.world.scheduler.now_s
         self.note("release", worker.name, key)
 
-    def returned(
-        self, worker: Worker, key: bytes, began_s: float, selection: Any, bound: Any, paused_s: float
-    ) -> None:
+    def returned(self, worker: Worker, key: bytes, began_s: float, selection: Any, bound: Any, paused_s: float) -> None:
         """A worker's answer to a request that began at began_s. bound: how its steps ended; None for a near answer."""
         now_s = self.world.scheduler.now_s
         kind = bound.kind if bound is not None else "near"
@@ -279,6 +300,8 @@ class Checker:
                 continue
             if when_s <= track.released_s:
                 break  # what stood before a release counts no more; another machine may know an older decision
+            if when_s < began_s - self.world.options.ttl_s + self.world.options.near_ttl_s + 0.5:
+                break  # the machine may have forgotten it: expiry slides when the store is asked
             if term == triple[0] and generation > triple[1]:
                 self.fail("I4", f"{where}: generation {generation} was returned at {when_s:.6f} on this machine")
             break
@@ -314,7 +337,9 @@ class Checker:
         if track.provisional.get(triple, {}).get(id(worker.machine.zone), -1.0) >= oldest_s:
             return
         up = [node.name for node in worker.store.nodes if node.up]
-        self.fail("I5", f"{where}: has not stood in the store since {oldest_s:.6f}; up: {up}, {worker.view.trust_stale}")
+        self.fail(
+            "I5", f"{where}: has not stood in the store since {oldest_s:.6f}; up: {up}, {worker.view.trust_stale}"
+        )
 
     def connected_s(self, worker: Worker, host: str) -> float:
         """Since when the worker's connection to that node lives; the far future while it is not up."""
@@ -339,7 +364,7 @@ class Checker:
         since_s = self.world.scheduler.now_s - 2.0
         return any(self._stood_at(track, host, triple, since_s) for host in track.homes if host != node.host)
 
-    # -- after each event, and at the end ------------------------------------------------------------------------------------
+    # -- after each event, and at the end
 
     def after_event(self) -> None:
         if self.violation is not None:

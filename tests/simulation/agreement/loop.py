@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import heapq
 from asyncio import events
 from collections.abc import Callable, Coroutine
@@ -80,7 +81,7 @@ class Scheduler:
         self._turn()
 
     def run(self, until_s: float, events_max: int) -> None:
-        """Take events until that time or that number of events in all; time stands at until_s only if it was reached."""
+        """Take events until that time or that number of events in all."""
         heap = self._heap
         self._turn()
         while heap and self.event_count < events_max:
@@ -224,9 +225,7 @@ class Process(asyncio.AbstractEventLoop):
         for task in list(self.tasks):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             coroutine: Any = task.get_coro()
-            try:
+            with contextlib.suppress(RuntimeError, ValueError):  # what does not close goes with its references
                 coroutine.close()
-            except (RuntimeError, ValueError):
-                pass  # it is waiting inside something that does not close; it goes with its references
         self.tasks.clear()
         self.clocks.clear()

@@ -80,16 +80,17 @@ class MemcachedModel:
         """The process's clock: whole seconds; it begins at 2, as memcached's does."""
         return math.floor(self._time_s() - self._started_s) + 2
 
-    # -- what happens to it ----------------------------------------------------------------------------------------------
+    # -- what happens to it
 
     def expire_due(self) -> None:
-        """Drop what has expired (memcached does it when somebody asks; for watchers of the model it happens on time)."""
+        """Drop what has expired; memcached does it when somebody asks, which nobody can tell from this."""
         now = self.second()
         for key in [key for key, item in self.items.items() if item.expires and item.expires <= now]:
             self._drop(key, "expiry", None)
 
     def flush(self) -> None:
         self.counters["cmd_flush"] += 1
+        self.cas += 1  # takes a number (until 1.6.25)
         for key in list(self.items):
             self._drop(key, "flush", None)
 
@@ -122,7 +123,7 @@ class MemcachedModel:
             self._changed(key, item.value, None, cause, session)
         return item
 
-    # -- the protocol ----------------------------------------------------------------------------------------------------
+    # -- the protocol
 
     def feed(self, session: Session, data: bytes) -> bytes:
         """Bytes from a connection; the answers. Sets session.closed where memcached would close."""
@@ -169,10 +170,13 @@ class MemcachedModel:
         key = words[1]
         if len(key) > KEY_BYTES_MAX:
             return b"CLIENT_ERROR bad command line format\r\n"
+        if any(flag[:1] not in b"vctfskOTqb" for flag in words[2:]):
+            return b"CLIENT_ERROR invalid flag\r\n"
         item = self.find(key)
         quiet = b"q" in words[2:]
         if item is None:
-            return b"" if quiet else b"EN\r\n"
+            marks = [b"k" + key if flag == b"k" else flag for flag in words[2:] if flag[:1] in b"Ok"]
+            return b"" if quiet else b" ".join([b"EN", *marks]) + b"\r\n"
         shown = []
         with_value = False
         for flag in words[2:]:
@@ -194,8 +198,6 @@ class MemcachedModel:
                 shown.append(flag)
             elif letter == b"T":
                 item.expires = self._deadline(int(flag[1:]))
-            elif letter not in b"q":
-                return b"CLIENT_ERROR invalid flag\r\n"
         head = b" ".join([b"VA %d" % len(item.value) if with_value else b"HD", *shown])
         return head + b"\r\n" + item.value + b"\r\n" if with_value else head + b"\r\n"
 
@@ -228,13 +230,15 @@ class MemcachedModel:
                 return b"CLIENT_ERROR invalid flag\r\n"
         item = self.find(key)
         if wanted > 0 and wanted not in session.given:
-            self.foreign_cas.append(f"compare-and-set of {key!r} with {wanted}, not read on connection {session.number}")
+            self.foreign_cas.append(
+                f"compare-and-set of {key!r} with {wanted}, not read on connection {session.number}"
+            )
         cas = 0
         if self.refuse:
             if item is not None:
                 self._drop(key, "refused", session)
             return b"SERVER_ERROR out of memory storing object\r\n"
-        if wanted > 0 and mode in (b"S", b"E"):
+        if wanted >= 0 and mode in (b"S", b"E"):
             word = b"HD" if item is not None and item.cas == wanted else b"EX" if item is not None else b"NF"
             if mode == b"E" and item is not None:
                 word = b"NS"
@@ -261,7 +265,7 @@ class MemcachedModel:
         elif word == b"NS" and item is not None and mode == b"E":
             pass  # memcached bumps it in the LRU; nothing that is seen here
         if self._log is not None:
-            command = b"cas" if wanted > 0 else b"add" if mode == b"E" else b"set"
+            command = b"cas" if wanted >= 0 else b"add" if mode == b"E" else b"set"
             line = b"type=item_store key=%b status=%b cmd=%b ttl=%d clsid=%d cfd=%d size=%d" % (
                 _quoted(key), status, command, ttl_s & 0xFFFFFFFF, 1, session.number + 20, len(block),
             )  # fmt: skip
@@ -276,12 +280,12 @@ class MemcachedModel:
         item = self.find(key)
         quiet = b"q" in words[2:]
         marks = [b"k" + key if flag == b"k" else flag for flag in words[2:] if flag[:1] in b"Ok"]
-        wanted = next((int(flag[1:]) for flag in words[2:] if flag[:1] == b"C"), 0)
-        if wanted and wanted not in session.given:
+        wanted = next((int(flag[1:]) for flag in words[2:] if flag[:1] == b"C"), -1)
+        if wanted > 0 and wanted not in session.given:
             self.foreign_cas.append(f"delete of {key!r} with {wanted}, not read on connection {session.number}")
         if item is None:
             word = b"NF"
-        elif wanted and item.cas != wanted:
+        elif wanted >= 0 and item.cas != wanted:
             word = b"EX"
         else:
             word = b"HD"

@@ -1,6 +1,6 @@
 """One run: a world made from a seed, faults until the events are used up, then calm, and agreement.
 
-    run(seed) -> Outcome; raises Violation when an invariant does not hold. The same seed gives the same run.
+run(seed) -> Outcome; raises Violation when an invariant does not hold. The same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Simulation(World):
         nodes = store.homes_of(name) if hasattr(store, "homes_of") else (store.node_of(name),)
         return tuple(node.name.rsplit(":", 1)[0] for node in nodes)
 
-    # -- what faults do -------------------------------------------------------------------------------------------------------
+    # -- what faults do
 
     def later(self, seconds: float, what: Callable[[], object]) -> None:
         self.scheduler.after(seconds, what)
@@ -164,7 +164,7 @@ class Simulation(World):
             for worker in self.workers:
                 self.later(seeded.uniform(0.0, 2.0), lambda worker=worker: worker.configure(servers))  # type: ignore[misc]
 
-    # -- the run --------------------------------------------------------------------------------------------------------------
+    # -- the run
 
     def run(self, events_max: int) -> None:
         scheduler = self.scheduler
@@ -204,8 +204,17 @@ class Simulation(World):
 
     async def _ask(self, worker: Worker, user: User, answers: dict[bytes, dict[str, Triple]]) -> None:
         selection = await worker.router.route(user.key, None)
-        self.checker.note("asked", worker.name, user.key, selection.term, selection.generation, selection.reason,
-                          worker.store.up_nodes, worker.view.trust_stale, worker.affinity.near_ttl_s)
+        self.checker.note(
+            "asked",
+            worker.name,
+            user.key,
+            selection.term,
+            selection.generation,
+            selection.reason,
+            worker.store.up_nodes,
+            worker.view.trust_stale,
+            worker.affinity.near_ttl_s,
+        )
         answers[user.key][worker.name] = (selection.term, selection.generation, selection.server.name)
 
     def _request(self) -> None:
