@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastroute.affinity import agreement
+from fastroute._core.affinity_table import Record as Entry
+from fastroute.affinity import agreement, republish
 from fastroute.affinity.agreement import Answer, CasThenGet, Heard, Kind, Lookup
 from fastroute.affinity.record import Record
 from tests.unit.test_affinity_rules import NOW_S, S1, S2, S3, pool_of, replica, written
@@ -64,6 +65,18 @@ def test_server_that_goes_down_while_the_store_is_asked_is_not_returned(replica)
     assert one.pool.may_take_bound(bound.slot)
     assert bound.slot != first.slot
     assert bound.generation == 3
+
+
+@pytest.mark.parametrize("homes", [1, 2])
+def test_republishing_does_not_shorten_the_lifetime_of_what_stands(replica, homes):
+    one = replica(pool_of(1, 2), homes=homes)
+    entry = Entry(7, 2, 1 << 20, 1, 0)
+    steps = republish._steps(one.view, one.binder, one.fingerprint, Record(7, 2, S1), 0, entry, 5, homes)
+    command = next(steps)
+    if homes == 1:
+        assert (command.ttl_s, command.slide) == (5, False)
+    else:
+        assert command.ttl_s == one.binder.ttl_s
 
 
 def test_restored_record_does_not_look_like_a_fresh_move(replica):
