@@ -13,7 +13,7 @@ from tests.simulation.agreement.simulation import EVENTS, run
 
 SEEDS = int(os.environ.get("FASTROUTE_SIMULATION_SEEDS", "500"))
 PART = 50
-SEEDS_PER_BUG = 60
+SEEDS_PER_BUG = 80
 
 
 @pytest.fixture(autouse=True)

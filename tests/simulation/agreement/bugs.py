@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-from fastroute.affinity import agreement, binding, copies, table
+from fastroute.affinity import agreement, binding, copies, push, table
 from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Decision, Heard, Kind, Lookup
+from fastroute.affinity.base import AffinityBase
 from fastroute.affinity.record import Record
 
 Bug = Callable[[], AbstractContextManager[Any]]
@@ -243,6 +244,40 @@ def keys_mixed_up() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def fill_without_guard() -> Iterator[None]:
+    """What was read is believed from when it is filled in: an announcement that came in between is forgotten."""
+
+    async def drive(self: Any, name: bytes, homes: Any, steps: Any, view: Any = None) -> Any:
+        written = 0
+        try:
+            command = next(steps)
+            while True:
+                answer = await self._ask(homes[command.home], name, command)
+                written += answer.written
+                if view is not None:
+                    view.expect(view.guard(), written)
+                try:
+                    command = steps.send(answer)
+                finally:
+                    if view is not None:
+                        view.expect(None)
+        except StopIteration as end:
+            return end.value
+
+    with mock.patch.object(AffinityBase, "_drive", drive):
+        yield
+
+
+@contextmanager
+def announcements_ignored() -> Iterator[None]:
+    """The push channel is believed, and what it says is not acted upon."""
+    with mock.patch.object(push.PushChannel, "announced", return_value=None):
+        yield
+
+
+WATCHED = {"watch": True, "near_ttl_s": 0.3, "machines": 2, "workers_each": (2, 1), "nodes": 1, "copies": 1}
+
 BUGS: dict[str, tuple[Bug, dict[str, Any]]] = {
     "token kept over reconnect": (token_kept_over_reconnect, {"nodes": 1, "copies": 1}),
     "write believed over read": (write_believed_over_read, {}),
@@ -258,6 +293,11 @@ BUGS: dict[str, tuple[Bug, dict[str, Any]]] = {
     "expiry not slid": (expiry_not_slid, {"ttl_s": 8.0}),
     "unanswered write taken as done": (down_taken_as_nothing, {}),
     "delete before write": (delete_before_write, {}),
+    "fill without guard": (
+        fill_without_guard,
+        {**WATCHED, "users": 2, "rate": 100.0, "fault_every_s": 0.6, "kinds": ("slow_network", "health_error")},
+    ),
+    "announcements ignored": (announcements_ignored, WATCHED),
     "answers mixed up": (keys_mixed_up, {"users": 8}),
 }
 """Name -> the bug, and the options that bring runs near it."""

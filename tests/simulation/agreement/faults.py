@@ -91,6 +91,11 @@ def node_out_of_memory(world: Any, seeded: random.Random) -> None:
         world.later(seeded.uniform(0.1, 1.0), lambda: setattr(model, "refuse", False))
 
 
+def lose_lines(world: Any, seeded: random.Random) -> None:
+    """A node's logger overflows: announcements are missing, without a word and without a number."""
+    seeded.choice(world.nodes).lose_lines += seeded.randint(1, 30)
+
+
 def worker_stop(world: Any, seeded: random.Random) -> None:
     """SIGSTOP a worker."""
     worker = seeded.choice(world.workers)
@@ -172,6 +177,7 @@ KINDS: tuple[tuple[Fault, int], ...] = (
     (node_evict, 2),
     (node_move_pages, 1),
     (node_out_of_memory, 1),
+    (lose_lines, 1),
     (worker_stop, 1),
     (worker_kill, 1),
     (machine_reboot, 1),

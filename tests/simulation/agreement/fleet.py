@@ -79,7 +79,14 @@ class WatchedAffinity(Affinity):
 
     last: Any = None  # the Bound of the last bind or rebind, if it was decided by steps of its own
     ended: Callable[[bytes, Any], None]
+    worker: Worker
     _drove: Any = None
+
+    def _join(self) -> None:
+        before = self._push
+        super()._join()
+        if self._push is not before and self._push is not None:
+            self.worker.follow_clock(self._push.board.set_manual_ms)
 
     async def bind(self, view: Any, key: bytes, hint: Any = None) -> Any:
         bound = await super().bind(view, key, hint)
@@ -91,8 +98,9 @@ class WatchedAffinity(Affinity):
         self.last = bound
         return bound
 
-    async def _drive(self, name: bytes, homes: Any, steps: Any) -> Any:
-        outcome: Any = await super()._drive(name, homes, steps)
+    async def _drive(self, *what: Any, **more: Any) -> Any:
+        name = what[0]
+        outcome: Any = await super()._drive(*what, **more)
         if isinstance(outcome, Bound):  # else a touch or a release
             self._drove = outcome
             self.ended(name, outcome)
@@ -124,7 +132,9 @@ class Worker:
         self.process = Process(scheduler, name, world.network.connect)
         self.pool = Pool(POOL, world.configured, slots=POOL_SLOTS, policy=world.options.policy)
         self.passive = Passive()
-        self.store = Memcached(world.node_list, copies=world.options.copies, timeout=world.options.timeout_s)
+        self.store = Memcached(
+            world.node_list, copies=world.options.copies, timeout=world.options.timeout_s, watch=world.options.watch
+        )
         self.affinity = affinity_class(
             self.store,
             ttl=world.options.ttl_s,
@@ -136,13 +146,18 @@ class Worker:
         self.affinity._writer = world.random.getrandbits(32)
         self.router = Router(self.pool, affinity=self.affinity, key="header:X-User")
         (self.view,) = self.affinity._binders
-        self.affinity.ended = self._ended
+        self.affinity.ended, self.affinity.worker = self._ended, self
         self.process.clocks = [self.view.set_manual_ms, self.pool.hold_clock]
         self.process.clocks += [node.codec.set_clock_ms for node in self.store.nodes]
         self.process.hold_clocks(int(scheduler.now_s * 1000))
         self.bad_s: dict[str, float] = {}  # server -> last time this worker had a reason against it
         self.paused_s = 0.0  # seconds it has stood still so far
         self.releasing: dict[bytes, float] = {}
+
+    def follow_clock(self, hold: Callable[[int], object]) -> None:
+        """Something new has a clock of its own: hold it, too."""
+        self.process.clocks.append(hold)
+        hold(int(self.process.time() * 1000))
 
     # -- health as this worker sees it
 

@@ -14,8 +14,9 @@ decision that was made without the store. The decision of a key is a triple (ter
   higher by one and was not known before needs a reason of its writer against the old server (no fail-back).
 - I4 no way back: a request that begins after its machine returned (term, g) never gets (term, g') with g' < g, unless
   its answer was another term meanwhile, the key was released, or the machine's own record was due to expire.
-- I5 bounded staleness: what a worker returns from its near tier stood in the store (or was decided provisionally on
-  that machine) within the last D = near_ttl + time limits + ticks, if it was connected to the key's home for so long.
+- I5 bounded staleness: what a worker returns from its near tier was the store's latest decision (or was decided
+  provisionally on that machine) within the last D = near_ttl + time limits + ticks, if the worker was connected to the
+  key's home for so long. With the push channel an entry that is believed for longer has to be true for longer.
 - I6 a compare-and-set or conditional delete carries only a number that was read on the connection that carries it.
 - I7 no selection names a server that the worker itself holds down, but for a decision of another worker that is
   younger than MIN_HOLD_S (the guard against ping-pong).
@@ -152,6 +153,8 @@ class Checker:
                 track.epoch += 1
                 track.lost_s = now_s
             self._left(track, node, old, cause, session)
+            if home:
+                track.used.clear()  # what is written again has the rest of its life
             return
         if after is not None and len(after) != 32:
             self.fail("I12", f"{node.host} {name!r}: a record of {len(after)} bytes")
@@ -332,7 +335,7 @@ class Checker:
         oldest_s = began_s - options.near_ttl_s - options.timeout_s * 1.3 - TICKS_S - worker.machine_pause_s(began_s)
         if self.connected_s(worker, home) > oldest_s - RETURN_CHECK_S:
             return  # it was without the store a moment ago
-        if self._stood(track, triple, oldest_s):
+        if any(self._latest_at(track, host, triple, oldest_s) for host in track.homes):
             return
         if track.provisional.get(triple, {}).get(id(worker.machine.zone), -1.0) >= oldest_s:
             return
@@ -357,6 +360,15 @@ class Checker:
             if value == triple:
                 return True
             if when_s < since_s:
+                return False
+        return False
+
+    def _latest_at(self, track: Track, host: str, triple: Triple, since_s: float) -> bool:
+        """Was this the node's latest decision at any instant since then? That it lost it meanwhile changes nothing."""
+        for when_s, value in reversed(track.histories.get(host, ())):
+            if value == triple:
+                return True
+            if value is not None and when_s < since_s:
                 return False
         return False
 

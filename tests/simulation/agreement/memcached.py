@@ -156,6 +156,15 @@ class MemcachedModel:
                     continue
                 answers.append(self._store(session, words, block))
                 end = end + size + 2
+            elif verb == b"set":  # as the keep-awake beat is written: `set KEY FLAGS TTL SIZE noreply`
+                size = int(words[4])
+                if len(data) < end + 1 + size + 2:
+                    break
+                block = data[end + 1 : end + 1 + size]
+                self._store(session, [b"ms", words[1], words[4], b"T" + words[3]], block)
+                if words[5:] != [b"noreply"]:
+                    answers.append(b"STORED\r\n")
+                end = end + size + 2
             elif verb == b"md":
                 answers.append(self._delete(session, words))
             elif verb == b"mn":
@@ -300,6 +309,8 @@ class MemcachedModel:
             return b"OK\r\n"
         if words[:1] == [b"stats"]:
             rows = [(b"pid", b"%d" % (4000 + int(self._started_s * 1000) % 30_000))]
+            up_s = int(self._time_s() - self._started_s)
+            rows += [(b"uptime", b"%d" % up_s), (b"time", b"%d" % (int(self._started_s) + 1_795_000_000 + up_s))]
             rows += [(name.encode(), b"%d" % count) for name, count in self.counters.items()]
             return b"".join(b"STAT %b %b\r\n" % row for row in rows) + b"END\r\n"
         if words[:1] == [b"version"]:

@@ -116,7 +116,6 @@ class Connection:
         self.network, self.process, self.node = network, process, node
         network.connections_made += 1
         self.answered = False
-        network.connected_s[process, node] = float("inf")
         self.session = Session(network.connections_made, process)
         self.incarnation = node.incarnation
         self.client_gone = False
@@ -163,12 +162,15 @@ class Connection:
         self._down_s = max(self._down_s, scheduler.now_s + late_s + network.delay_s())
         scheduler.at(self._down_s, self.process, self._arrive, data)
 
-    def _arrive(self, data: bytes) -> None:
+    def _arrive(self, data: bytes) -> Any:
         if not self.client_gone:
-            if not self.answered and not self.session.watching:
+            if not self.answered:
                 self.answered = True
+                if not data.startswith(b"MN"):  # a connection of the push channel
+                    return self.protocol.data_received(data)
                 self.network.connected_s[self.process, self.node] = self.network.scheduler.now_s
             self.protocol.data_received(data)
+        return None
 
     # -- ends
 
@@ -277,7 +279,7 @@ class Network:
         self.loss = 0.0  # share of messages after which a connection is dead in one direction
         self.partitions: dict[tuple[str, str], None] = {}  # (machine, node's host)
         self.connections_made = 0
-        self.connected_s: dict[tuple[Process, Node], float] = {}  # first answer on their newest connection
+        self.connected_s: dict[tuple[Process, Node], float] = {}  # first answer on their newest connection for requests
 
     def add_node(self, host: str) -> Node:
         node = self.nodes[host] = Node(self, host, len(self.nodes))

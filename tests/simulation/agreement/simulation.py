@@ -11,11 +11,13 @@ import logging
 import os
 import random
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fastroute import Server
+from fastroute.memcache.watch import NodeWatch
 from tests.simulation.agreement import faults
 from tests.simulation.agreement.fleet import Machine, Servers, User, WatchedAffinity, Worker, World
 from tests.simulation.agreement.invariants import Checker, Triple, Violation
@@ -24,6 +26,9 @@ from tests.simulation.agreement.network import Network, Node
 
 EVENTS = 2_000
 """Events of one run before the faults stop; the rest of the run comes on top."""
+
+WATCHED_EVENTS = 3
+"""With the push channel so many times the events: the most are beats."""
 
 SETTLE_S = 4.0
 """After the faults, twice: longest pause between attempts to connect (5 s), one attempt's limit, late timers."""
@@ -44,8 +49,10 @@ class Options:
     timeout_s: float
     policy: str
     hints: bool
+    watch: bool  # with the push channel
     rate: float  # requests per second
     fault_every_s: float
+    kinds: tuple[str, ...] = ()  # of faults; empty: three to all of them are drawn
 
     @staticmethod
     def draw(seeded: random.Random) -> Options:
@@ -63,6 +70,7 @@ class Options:
             timeout_s=0.05,
             policy=seeded.choice(("round-robin", "round-robin", "hash", "least-connections")),
             hints=seeded.random() < 0.5,
+            watch=seeded.random() < 0.3 and machines * nodes < 5,
             rate=seeded.choice((10.0, 30.0, 100.0)),
             fault_every_s=seeded.choice((0.2, 0.6, 2.0)),
         )
@@ -83,11 +91,19 @@ class Outcome:
 class Simulation(World):
     """The world of one seed."""
 
-    def __init__(self, seed: int, *, affinity_class: type[WatchedAffinity], trace: bool, overrides: dict[str, Any]):
+    def __init__(
+        self,
+        seed: int,
+        scheduler: Scheduler,
+        *,
+        affinity_class: type[WatchedAffinity],
+        trace: bool,
+        overrides: dict[str, Any],
+    ):
         self.random = random.Random(seed)
         self.options = dataclasses.replace(Options.draw(self.random), **overrides)
         options = self.options
-        self.scheduler = Scheduler()
+        self.scheduler = scheduler
         self.network = Network(self.scheduler, random.Random(seed + 1))
         self.servers = Servers(options.servers)
         self.configured = list(self.servers.all)
@@ -113,6 +129,8 @@ class Simulation(World):
         for user in self.users:
             self.checker.track(self.workers[0], user.key)
         self.kinds = faults.draw(self.random)
+        if options.kinds:
+            self.kinds = [(fault, weight) for fault, weight in faults.KINDS if fault.__name__ in options.kinds]
         self.fault_counts: dict[str, int] = {}
 
     def _make_worker(self, name: str, machine: Machine) -> Worker:
@@ -252,16 +270,20 @@ class Simulation(World):
 
 
 @contextmanager
-def seeded_randomness(seed: int) -> Iterator[None]:
-    """All that the product draws comes from the seed meanwhile."""
+def one_world(seed: int, scheduler: Scheduler) -> Iterator[None]:
+    """All that the product draws comes from the seed meanwhile, and the machine's clock is the world's."""
     seeded = random.Random(seed + 2)
+    clock: Any = NodeWatch.__init__.__kwdefaults__
+    clocks = time.monotonic, clock["monotonic_s"]
     before = secrets.randbits, os.urandom, random.getstate()
     secrets.randbits = seeded.getrandbits
     os.urandom = seeded.randbytes
     random.seed(seed + 3)
+    time.monotonic = clock["monotonic_s"] = lambda: scheduler.now_s
     try:
         yield
     finally:
+        time.monotonic, clock["monotonic_s"] = clocks
         secrets.randbits, os.urandom = before[:2]  # type: ignore[assignment]
         random.setstate(before[2])
 
@@ -292,10 +314,11 @@ def run(
     gc.disable()
     world = None
     try:
-        with seeded_randomness(seed):
-            world = Simulation(seed, affinity_class=affinity_class, trace=trace, overrides=overrides)
+        scheduler = Scheduler()
+        with one_world(seed, scheduler):
+            world = Simulation(seed, scheduler, affinity_class=affinity_class, trace=trace, overrides=overrides)
             try:
-                world.run(events)
+                world.run(events * WATCHED_EVENTS if world.options.watch else events)
             except Violation as violation:
                 violation.trace = world.checker.trace  # type: ignore[attr-defined]
                 violation.world = world.options  # type: ignore[attr-defined]
