@@ -107,6 +107,13 @@ faults: system-test build $(VENV)/.test
 test-install: system-build $(VENV)/.test
 	$(BIN)/python tests/build/install_everywhere.py
 
+# The agreement in virtual time, many seeds; SEEDS and FIRST choose which (docs/design/agreement-simulation.md).
+SEEDS ?= 10000
+FIRST ?= 1
+.PHONY: simulate
+simulate: build $(VENV)/.test
+	$(BIN)/python -m tests.simulation.agreement --first $(FIRST) --seeds $(SEEDS)
+
 bench: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run $(ARGS)
 

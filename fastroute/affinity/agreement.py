@@ -190,7 +190,7 @@ def renew(known: Record, ttl_s: int, *, home: int = 0) -> Steps:
     if answer.heard is Heard.NOTHING:  # restart, flush or eviction: the first to come back with it restores it
         return (yield from claim(known, ttl_s, home=home))
     outcome = yield from write_over(found, answer.token, known, ttl_s, home)
-    return outcome or Decision(Kind.UNKNOWN)
+    return outcome or (yield from claim(known, ttl_s, home=home))
 
 
 def move(
@@ -296,5 +296,7 @@ def write_over(
     if stands.same_decision(wanted):
         return Decision(Kind.WON, stands, answer.token)
     if found is not None and stands.same_decision(found):  # the token changed under us (slab move before 1.6.24)
+        return None
+    if wanted.outranks(stands):  # another replica moved it meanwhile, and not as far as we know it to be (I4)
         return None
     return Decision(Kind.ADOPTED, stands, answer.token)

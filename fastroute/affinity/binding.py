@@ -197,6 +197,9 @@ class Binder:
         known = self._known(near, hint, wall_s)
         if not self._stored:
             return self._bind_in_zone(fingerprint, key, near, known, wall_s)
+        if known is None and isinstance(near, Binding) and not self._too_old(near.term, wall_s):
+            gone = Decision(Kind.UNKNOWN, Record(near.term, near.generation, 0))  # its server is none of this pool
+            return (yield from self._move_in_store(fingerprint, key, gone, -1, wall_s, homes))
         if known is not None:
             from_zone = near is not BUSY and isinstance(near, Binding) and near.term == known.term
             steps = renew(known, self._ttl_s, homes=homes) if from_zone else claim(known, self._ttl_s, homes=homes)
@@ -252,18 +255,22 @@ class Binder:
         )
 
     def _known(self, near: Any, hint: Hint | None, wall_s: int) -> Record | None:
-        """What zone and cookie know of the key; the zone wins unless the cookie has a later decision of its term."""
+        """What zone and cookie know of the key; the zone wins unless the cookie has a later decision of its term.
+
+        Not stamped: when it was decided is not known here, and what is restored must not look like a fresh move.
+        """
         zone = cookie = None
-        if isinstance(near, Binding) and near.slot >= 0 and not self._too_old(near.term, wall_s):
-            zone = self._record(near.slot, near.term, near.generation, wall_s)
+        if isinstance(near, Binding) and not self._too_old(near.term, wall_s):
+            server = self._id_of_slot[near.slot] if near.slot >= 0 else 0  # 0: one that this pool does not have
+            zone = Record(near.term, near.generation, server, self._writer)
         if hint is not None:
             name, term, generation = hint
             slot = self._view.pool.slot_of(name)
             if slot >= 0 and term and generation and not self._too_old(term, wall_s):
-                cookie = self._record(slot, term, generation, wall_s)
+                cookie = Record(term, generation, self._id_of_slot[slot], self._writer)
         if zone is None or (cookie is not None and cookie.outranks(zone)):
             return cookie
-        return zone
+        return zone if zone.server else None  # a decision without a server to go to: it has to be moved
 
     def _learn(self, fingerprint: bytes, slot: int, record: Record, *, once: bool = False) -> None:
         self._view.learn(fingerprint, slot, record.term, record.generation, once=once)
@@ -446,9 +453,10 @@ class Binder:
             return self._move_in_zone(
                 fingerprint, key, known.record, excluded, provisional=True, kind=decision.kind.value
             )
-        self._refresh()
-        found = self._slot_of_id.get(decision.record.server, -1)
-        if found < 0:  # it left the pool while the store was asked
+        found = self._usable_slot(decision.record)
+        if found < 0:
+            found = self._held_slot(decision.record, wall_s)
+        if found < 0:  # it went down or left the pool while the store was asked
             return (yield from self._move_in_store(fingerprint, key, decision, excluded, wall_s, homes, own=own))
         self._learn(fingerprint, found, decision.record)
         reason: Reason = "affinity-store" if decision.kind is Kind.ADOPTED else "moved"

@@ -166,7 +166,8 @@ def _steps(
     left_s: int,
     homes: int,
 ) -> Generator[Command, Answer, Kind]:
-    decision = yield from claim(record, left_s, homes=homes)
+    # What stands there already keeps its lifetime: other machines may have seen the user since this one did (I8).
+    decision = yield from claim(record, left_s, full_ttl_s=binder.ttl_s, homes=homes)
     stands = decision.record
     if stands is not None and stands.same_decision(record):
         view.learn(fingerprint, slot, record.term, record.generation, expires_tick=entry.expires_tick)

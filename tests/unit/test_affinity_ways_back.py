@@ -1,0 +1,91 @@
+"""Ways back to an older decision, or to a server that is away, which the simulator of the agreement has found."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastroute._core.affinity_table import Record as Entry
+from fastroute.affinity import agreement, republish
+from fastroute.affinity.agreement import Answer, CasThenGet, Heard, Kind, Lookup
+from fastroute.affinity.record import Record
+from tests.unit.test_affinity_rules import NOW_S, S1, S2, S3, pool_of, replica, written
+
+__all__ = ["replica"]
+
+
+def test_later_decision_is_written_up_although_another_replica_moves_meanwhile():
+    steps = agreement.renew(Record(7, 12, S1), 60)
+    assert isinstance(next(steps), Lookup)
+    assert isinstance(steps.send(Answer(Heard.RECORD, Record(7, 8, S2).pack(), "one")), CasThenGet)
+    command = steps.send(Answer(Heard.RECORD, Record(7, 9, S3).pack(), "two"))  # moved under us, and not as far
+    command = steps.send(Answer(Heard.RECORD, Record(7, 9, S3).pack(), "two"))
+    assert isinstance(command, CasThenGet)
+    assert Record.unpack(command.record).generation == 12
+    with pytest.raises(StopIteration) as end:
+        steps.send(Answer(Heard.RECORD, command.record, "three"))
+    assert (end.value.value.kind, end.value.value.record.generation) == (Kind.WON, 12)
+
+
+def test_zone_entry_of_a_server_that_left_the_pool_outranks_an_older_cookie(replica):
+    one = replica(pool_of(1, 2, 3))
+    one.holds(written(S3, generation=5, age_s=60))
+    assert one.bind().generation == 5
+    one.homes[0].forget()
+    one.pool.update(pool_of(1, 2).servers)
+    bound = one.bind(("S1", 7, 4))
+    assert (bound.term, bound.generation) == (7, 6)
+
+
+def test_zone_entry_of_a_server_that_left_the_pool_is_moved_while_the_store_is_away(replica):
+    one = replica(pool_of(1, 2, 3))
+    one.holds(written(S3, generation=5, age_s=60))
+    one.bind()
+    one.homes[0].up = False
+    one.pool.update(pool_of(1, 2).servers)
+    bound = one.bind(("S1", 7, 4))
+    assert (bound.term, bound.generation, bound.reason) == (7, 6, "moved")
+
+
+def test_server_that_goes_down_while_the_store_is_asked_is_not_returned(replica):
+    one = replica(pool_of(1, 2, 3))
+    first = one.bind()
+    minute, second = divmod(NOW_S, 60)
+    steps = one.binder.rebind(one.fingerprint, b"u", first.slot, first.term, 1, minute, second=second)
+    answer, chosen = None, None
+    while True:
+        try:
+            command = steps.send(answer)
+        except StopIteration as end:
+            bound = end.value
+            break
+        answer = one.homes[0].ask(command)
+        if isinstance(command, CasThenGet) and chosen is None:
+            chosen = Record.unpack(command.record).server
+            one.pool.set_state({S1: "S1", S2: "S2", S3: "S3"}[chosen], "down")
+    assert one.pool.may_take_bound(bound.slot)
+    assert bound.slot != first.slot
+    assert bound.generation == 3
+
+
+@pytest.mark.parametrize("homes", [1, 2])
+def test_republishing_does_not_shorten_the_lifetime_of_what_stands(replica, homes):
+    one = replica(pool_of(1, 2), homes=homes)
+    entry = Entry(7, 2, 1 << 20, 1, 0)
+    steps = republish._steps(one.view, one.binder, one.fingerprint, Record(7, 2, S1), 0, entry, 5, homes)
+    command = next(steps)
+    if homes == 1:
+        assert (command.ttl_s, command.slide) == (5, False)
+    else:
+        assert command.ttl_s == one.binder.ttl_s
+
+
+def test_restored_record_does_not_look_like_a_fresh_move(replica):
+    one, two = replica(pool_of(1, 2, 3)), replica(pool_of(1, 2, 3))
+    two.homes = one.homes
+    one.holds(written(S3, age_s=600))
+    one.bind()
+    one.homes[0].forget()
+    one.bind()
+    assert one.held()[0].server == S3
+    two.pool.set_state("S3", "down")
+    assert two.name(two.bind()) != "S3"
