@@ -31,8 +31,11 @@ cdef extern from "fr_board.h" nogil:
     enum:
         FR_BOARD_STATES
     const uint64_t *fr_board_bounds_ns
+    enum:
+        FR_BOARD_POOL_GAUGES
+        FR_BOARD_NODE_GAUGES
     ctypedef struct fr_board_node:
-        uint64_t *counted
+        uint64_t *gauges
     ctypedef struct fr_board_row:
         uint32_t pid
         uint32_t accepting
@@ -69,9 +72,7 @@ NOTE_BYTES_MAX = FR_BOARD_NOTE_BYTES
 COLUMNS_MAX = 1 << 20
 
 cdef enum:
-    GAUGES_AT = 64              # within a server's cell
     STATE_DOWN = 3
-    STATE_EJECTED = 4
 
 
 cdef class Board:
@@ -153,6 +154,10 @@ cdef class Board:
         if row < self._header().rows_used:
             for i in range(self.listeners):
                 (<fr_board_listener *>(self._row(row) + self.listeners_at))[i].open = 0
+            for i in range(self.pools):
+                memset((<fr_board_pool *>(self._row(row) + self.pools_at))[i].gauges, 0, FR_BOARD_POOL_GAUGES * sizeof(uint64_t))
+            for i in range(self.nodes):
+                memset((<fr_board_node *>(self._row(row) + self.nodes_at))[i].gauges, 0, FR_BOARD_NODE_GAUGES * sizeof(uint64_t))
             for i in range(min(self._header().servers_used, self.servers)):
                 server = &(<fr_board_server *>(self._row(row) + self.servers_at))[i]
                 server.in_flight, server.latency_ns, server.weight_effective, server.weight, server.state = 0, 0, 0, 0, 0
@@ -313,7 +318,7 @@ cdef class Board:
                 cell = &(<fr_board_server *>(self._row(row) + self.servers_at))[column]
                 for i in range(6):
                     responses[i] += fr_seen64(&cell.responses[i])
-                for i in range(FR_BOARD_STATES):
+                for i in range(<uint32_t>FR_BOARD_STATES):
                     flips[i] += fr_seen32(&cell.flips[i])
                 requests += fr_seen64(&cell.requests)
                 failures += fr_seen64(&cell.failures)
@@ -355,9 +360,11 @@ cdef class Row:
         return &(<fr_board_server *>(self.at + self.board.servers_at))[min(column, self.board.servers - 1)]
 
     def words(self, str kind not None, uint32_t column):
-        """A cell from its start on, as a memoryview of unsigned 64-bit words (those of later cells follow)."""
+        """A cell as a memoryview of unsigned 64-bit words."""
         cdef uint64_t at = self.board.rows_at + self.index * self.board.row_bytes + self.board._offset(kind, column)
-        return memoryview(self.board)[at:at + 512].cast("Q")
+        cdef uint64_t size = {"engine": FR_BOARD_ENGINE_BYTES, "listener": sizeof(fr_board_listener), "pool": sizeof(fr_board_pool),
+                              "node": sizeof(fr_board_node), "server": sizeof(fr_board_server)}[kind]
+        return memoryview(self.board)[at:at + size].cast("Q")
 
     def accept(self, bint accepting):
         """This worker's listeners accept, or no longer."""

@@ -26,6 +26,8 @@
 #define FR_BOARD_BOUNDS 17u
 #define FR_BOARD_ENGINE_BYTES 1024u     /* fr_counts of http_wire */
 #define FR_BOARD_HEADER_BYTES 4096u
+#define FR_BOARD_POOL_GAUGES 13u
+#define FR_BOARD_NODE_GAUGES 16u
 #define FR_BOARD_NOTE_BYTES 2048u
 
 enum { FR_RETRY_OK = 0, FR_RETRY_FAILED = 1 };
@@ -36,7 +38,7 @@ enum {
     FR_WHY_PANIC = 6, FR_WHY_OTHER = 7
 };
 
-/* Upper bounds in ns: a quarter of a millisecond apart at loopback's end, minutes at the other, three to a decade. */
+/* Upper bounds in ns, three to a decade: from what loopback takes to what the longest time limits allow. */
 static const uint64_t fr_board_bounds_ns[FR_BOARD_BOUNDS] = {
     100000u, 250000u, 500000u, 1000000u, 2500000u, 5000000u, 10000000u, 25000000u, 50000000u, 100000000u, 250000000u,
     500000000u, 1000000000u, 2500000000u, 5000000000u, 10000000000u, 30000000000u,
@@ -69,7 +71,7 @@ typedef struct {
     uint64_t retries[2];        /* requests tried again, by outcome */
     fr_histogram duration;
     uint64_t counted[24];
-    uint64_t gauges[13];
+    uint64_t gauges[FR_BOARD_POOL_GAUGES];
 } fr_board_pool;
 
 typedef struct {
@@ -79,7 +81,7 @@ typedef struct {
 
 typedef struct {
     uint64_t counted[48];
-    uint64_t gauges[16];
+    uint64_t gauges[FR_BOARD_NODE_GAUGES];
 } fr_board_node;
 
 typedef struct {

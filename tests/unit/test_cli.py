@@ -114,7 +114,7 @@ def test_serve_of_a_bad_file_is_one_line_and_status_1(file):
         (["--bind", "web"], "accepted is LISTENER=ADDR"),
         (["--bind", "wbe=127.0.0.1:80"], "configured are: web"),
         (["--bind", "web=80"], "host:port"),
-        (["--admin", "127.0.0.1:9900"], "not available in this version yet"),
+        (["--admin", "127.0.0.1"], "accepted: "),
     ],
 )
 def test_serve_with_wrong_arguments_is_one_line_and_status_2(file, arguments, says):
