@@ -23,7 +23,17 @@ _config_option = click.option(
 
 
 class _Group(click.Group):
-    """Turns fastroute's own errors into one line on standard error."""
+    """Turns fastroute's own errors into one line on standard error; `ctl` is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "ctl"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "ctl":
+            return super().get_command(ctx, cmd_name)
+        from fastroute.cli.ctl import ctl
+
+        return ctl
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
