@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import Final, Self, final
+from typing import Final, Self, TypeAlias, final
 
 from fastroute._core.pool import Pool
 
@@ -9,7 +9,7 @@ BOUNDS_S: Final[tuple[float, ...]]
 NOTE_BYTES_MAX: Final[int]
 COLUMNS_MAX: Final[int]
 
-ServerSums = tuple[
+_ServerSums: TypeAlias = tuple[
     tuple[int, int, int, int, int, int],
     int,
     int,
@@ -26,7 +26,6 @@ class Board:
     stopping: bool
     servers_used: int
     def __new__(cls, rows: int, *, listeners: int, pools: int, nodes: int, servers: int) -> Self: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def size_bytes(self) -> int: ...
     @property
@@ -53,7 +52,7 @@ class Board:
     def give_order(self, column: int, word: int, given_ms: int) -> int: ...
     def sum_words(self, kind: str, column: int, first: int = 0, count: int = 1, living: bool = False) -> list[int]: ...
     def words_by_row(self, kind: str, column: int, first: int = 0, count: int = 1) -> list[tuple[int, list[int]]]: ...
-    def server_sums(self, columns: Iterable[int]) -> list[ServerSums]: ...
+    def server_sums(self, columns: Iterable[int]) -> list[_ServerSums]: ...
 
 @final
 class Row:
