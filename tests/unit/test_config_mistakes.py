@@ -251,7 +251,6 @@ LATER = [
     ('pool = "app"', 'pool = "app"\ntimeouts.tunnel_idle = "1h"'),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
     ("[store]", "[cache]\nenabled = true\n[store]"),
-    ("[store]", '[admin]\nbind = "127.0.0.1:9900"\n[store]'),
     ("[store]", '[access_log]\nformat = "json"\n[store]'),
 ]
 
