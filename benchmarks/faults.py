@@ -2,10 +2,10 @@
 
     python -m benchmarks.faults [--hold 10] [--users 400] [--sessions 100000] [--only TEXT] [--out DIRECTORY]
 
-Two replicas with two workers and a zone of their own each, four servers, memcached; requests go on all the time while the
-fault comes and goes (tests/support/fault_scenarios.py). Writes results/faults.json and results/faults.md, whose table is
-the one of docs/design/faults.md. The first table is the burst: sessions that come first through four replicas at once
-(agree.py of the shared tools).
+Two replicas with two workers and a zone of their own each, four servers, memcached; requests go on all the time while
+the fault comes and goes (tests/support/fault_scenarios.py). Writes results/faults.json and results/faults.md, whose
+tables are those of docs/design/faults.md. The first one is the burst: sessions that come first through four replicas at
+once (agree.py of the shared tools).
 """
 
 from __future__ import annotations
@@ -62,7 +62,12 @@ def burst(product: str, options: argparse.Namespace) -> dict[str, Any]:
         Rig(pathlib.Path(directory), replicas=replicas, product=product, store_timeout="2s", zone_size="64MiB") as rig,
     ):
         done = subprocess.run(
-            [sys.executable, str(shared("tools", "agree.py")), "--replicas", ",".join(f"127.0.0.1:{p}" for p in rig.ports)]
+            [
+                sys.executable,
+                str(shared("tools", "agree.py")),
+                "--replicas",
+                ",".join(f"127.0.0.1:{p}" for p in rig.ports),
+            ]
             + ["--sessions", str(sessions), "--tasks", "50"],
             capture_output=True,
             text=True,
@@ -77,17 +82,25 @@ def shown(value: float) -> str:
 
 def row(name: str, r: dict[str, Any]) -> str:
     """A line of the table."""
-    return (
-        f"| {name} | {r['requests']} | {r['failed']} | {r['moved_all']} / {r['split_all']} | {r['moved_one_at_home']} | "
-        f"{r['moved_one']} / {r['split_one']} | {r['answered_by_moves']} | {r['p99_before_ms']:.0f} / "
-        f"{r['p99_during_ms']:.0f} | {shown(r['back_ms'])} | {shown(r['agree_ms'])} |"
-    )
+    cells = [
+        name,
+        r["requests"],
+        r["failed"],
+        f"{r['moved_all']} / {r['split_all']}",
+        r["moved_one_at_home"],
+        f"{r['moved_one']} / {r['split_one']}",
+        r["answered_by_moves"],
+        f"{r['p99_before_ms']:.0f} / {r['p99_during_ms']:.0f}",
+        shown(r["back_ms"]),
+        shown(r["agree_ms"]),
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 HEAD = (
-    "| fault | requests | failed | known to all: moved / split | known to one, asked there: moved | asked elsewhere too: "
-    "moved / split | changes per user, most | p99 before / during, ms | p99 back after, ms | all agree after, ms |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| fault | requests | failed | known to all: moved / split | known to one, asked there: moved | "
+    "asked elsewhere too: moved / split | changes per user, most | p99 before / during, ms | p99 back after, ms | "
+    "all agree after, ms |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 

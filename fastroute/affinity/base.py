@@ -50,7 +50,7 @@ class AffinityStatistics:
 
     Attributes:
         claims: won, adopted, conflict, unknown -> count.
-        moves: moved, adopted, unknown -> count.
+        moves: moved, adopted, unknown, learned -> count.
         releases: released, absent, moved, unknown, down -> count.
         touches, touches_dropped: counts.
         learned, forgotten, learned_dropped: bindings made and ended by answers of servers, and how many were not.
@@ -221,6 +221,17 @@ class AffinityBase:
         )
         bound = await self._drive(name, homes, steps, view)
         self.statistics.moves[bound.kind if bound.kind != "down" else "unknown"] += 1
+        return bound
+
+    async def follow(self, view: AffinityView, key: bytes, slot: int, stands: Bound) -> Bound:
+        """The server in `slot` answered for a key that is bound elsewhere. See Binder.follow."""
+        fingerprint = view.fingerprint(key)
+        name = self._name(view, fingerprint)
+        homes = self._homes(name)
+        minute, second = self._wall()
+        steps = self._binders[view].follow(fingerprint, slot, stands, minute, second=second, homes=len(homes) or 1)
+        bound = await self._drive(name, homes, steps)
+        self.statistics.moves["learned" if bound.slot == slot else "adopted"] += 1
         return bound
 
     async def unbind(self, view: AffinityView, key: bytes) -> str:

@@ -417,6 +417,40 @@ class Binder:
         asked = Decision(Kind.UNKNOWN, known)
         return (yield from self._move_in_store(fingerprint, key, asked, failed_slot, wall_s, homes, own=own))
 
+    def follow(
+        self, fingerprint: bytes, slot: int, stands: Bound, minute: int, *, second: int = 0, homes: int = 1
+    ) -> Steps:
+        """The server in `slot` has answered for this key, with success, while it is bound to another one (`stands`).
+
+        The session is there now, and the binding moves there by compare-and-set; a later decision is left alone.
+        """
+        self._refresh()
+        wall_s = minute * 60 + second
+        known = self._record(stands.slot, stands.term, stands.generation, wall_s)
+        identity = self._id_of_slot[slot]
+        if not self._stored:
+            status, _ = self._view.replace(
+                fingerprint, known.term, known.generation, slot, known.term, known.generation + 1
+            )
+            return Bound(slot, "moved", known.term, known.generation + 1, "moved") if status == "wrote" else stands
+        decision = yield from move(
+            known,
+            None,
+            lambda record: record.moved_to(identity, writer=self._writer, minute=minute, second=second),
+            lambda record: (record.term, record.generation) != (known.term, known.generation),
+            lambda: Record(new_term(wall_s), 1, identity, self._writer, minute, second),
+            self._ttl_s,
+            homes=homes,
+        )
+        if decision.record is None:  # the store is away: nobody is moved on a guess
+            return stands
+        found = self._slot_of_id.get(decision.record.server, -1)
+        if found < 0:
+            return stands
+        self._learn(fingerprint, found, decision.record)
+        reason: Reason = "affinity-store" if decision.kind is Kind.ADOPTED else "moved"
+        return Bound(found, reason, decision.record.term, decision.record.generation, decision.kind.value)
+
     def _move_in_store(
         self,
         fingerprint: bytes,

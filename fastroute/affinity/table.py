@@ -192,7 +192,9 @@ class Affinity(AffinityBase):
             self._renew_soon(view, fingerprint)
 
     def learn(self, view: AffinityView, key: bytes, slot: int, term: int = 0) -> None:
-        """Bind the key to the server whose answer named it, unless it is bound; in the background.
+        """Bind the key to the server whose answer named it; in the background.
+
+        One that is bound to another server moves there, since the session is there now.
 
         Args:
             view, key, slot: which pool's key belongs to which of its servers.
@@ -206,7 +208,7 @@ class Affinity(AffinityBase):
             return
         hint = (view.pool.server_at(slot).name, term or new_term(int(self.clock.wall_s())), 1)
         flight = self._take_off(fingerprint)  # now: a request that comes before the task starts waits for it
-        task = asyncio.get_running_loop().create_task(self._learn(view, key, hint))
+        task = asyncio.get_running_loop().create_task(self._learn(view, key, hint, slot))
         self._learning.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:  # also of a task that was cancelled before it started
@@ -233,9 +235,11 @@ class Affinity(AffinityBase):
         except Exception as error:  # it lives on until it expires
             _log.warning("a binding whose key was taken back could not be removed: %s", error)
 
-    async def _learn(self, view: AffinityView, key: bytes, hint: Hint) -> None:
+    async def _learn(self, view: AffinityView, key: bytes, hint: Hint, slot: int) -> None:
         try:
-            await super().bind(view, key, hint)
+            bound = await super().bind(view, key, hint)
+            if bound.slot != slot and bound.term:
+                await self.follow(view, key, slot, bound)
             self.statistics.learned += 1
         except Exception as error:  # a background errand: whoever asks for the key next gets the error himself
             _log.warning("a binding learned from a response could not be written: %s", error)

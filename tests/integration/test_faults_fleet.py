@@ -42,10 +42,10 @@ def make_rig(tmp_path: pathlib.Path) -> Iterator[RigMaker]:
         rig.close()
 
 
-async def suffer(make_rig: RigMaker, name: str) -> Report:
+async def suffer(make_rig: RigMaker, name: str, hints: bool = False) -> Report:
     scenario = SCENARIOS[name]
     rig = make_rig(ways=scenario.ways, node_arguments=scenario.node_arguments, nodes=scenario.nodes)
-    crowd = Crowd(rig.ports, users=120, hints=False)
+    crowd = Crowd(rig.ports, users=120, hints=hints)
     try:
         return await run(rig, crowd, scenario, hold_s=HOLD_S, before_s=0.3, after_s=0.3)
     finally:
@@ -70,6 +70,16 @@ async def test_a_store_that_fails_costs_no_request_and_moves_nobody_who_is_known
     assert (report.moved_all, report.split_all) == (0, 0), "users known to every replica"
     assert report.moved_one_at_home == 0, "users known to the replica they reach"
     assert report.answered_by_moves == 0
+
+
+@pytest.mark.parametrize("name", ["store killed", "server killed while the store is away"])
+async def test_users_with_a_hint_stay_through_replicas_that_never_saw_them_while_the_store_is_away_and_after(
+    make_rig: RigMaker, name: str
+) -> None:
+    report = await suffer(make_rig, name, hints=True)
+    assert set(report.failures) <= ({"502"} if "server" in name else set()), "what the killed server had accepted"
+    assert (report.moved_all, report.split_all, report.moved_one, report.split_one) == (0, 0, 0, 0)
+    assert report.answered_by_moves <= 1
 
 
 @pytest.mark.parametrize("name", ["server killed", "server killed while the store is away"])
@@ -104,3 +114,27 @@ async def test_5000_users_who_come_first_through_four_balancers_at_once_are_not_
     tally = json.loads(out)
     assert process.returncode == 0, tally
     assert (tally["sessions"], tally["split"], tally["moved"]) == (5000, 0, 0)
+
+
+OLD, NEW = "the old secret, of at least 32 bytes", "the new secret, of at least 32 bytes"
+
+
+@pytest.mark.parametrize("on", ["insert", "cookie:sid"])
+async def test_rotating_the_cookies_keys_in_three_steps_with_one_replica_late_moves_nobody(
+    make_rig: RigMaker, on: str
+) -> None:
+    """Neither zone nor store can help: each step starts the replica afresh, and there is no store."""
+    rig = make_rig(on=on, nodes=0, workers=1, secret=[OLD])
+    crowd = Crowd(rig.ports, users=40, insert=on == "insert")
+    try:
+        await crowd.seed()
+        for ring in ([OLD, NEW], [NEW, OLD], [NEW]):
+            for replica in (0, 1):  # the second is late by a step while the first already works with the new ring
+                rig.kill_replica(replica)
+                rig.forget_zone(replica)
+                rig.start_replica(replica, secret=ring)
+                crowd.hang_up()
+                answers = await crowd.survey()
+                assert all(server == crowd.before[user] for (user, _), (server, _) in answers.items()), (ring, replica)
+    finally:
+        crowd.close()

@@ -202,6 +202,25 @@ async def test_a_failed_answer_binds_nothing() -> None:
         assert affinity.statistics.learned == 0
 
 
+async def test_a_session_moves_to_the_server_that_hands_it_out_again_and_only_if_that_answer_is_a_success() -> None:
+    async with fleet() as ((proxy, web, _),), client(web) as one:
+        first = Browser()
+        server = await first.get(one, "/set?sid=shared;%20Path=/")
+        affinity = router_of(proxy).affinity
+        await until(lambda: affinity.statistics.learned == 1, "the session is bound")
+        for status, moves in ((503, False), (200, True)):
+            while True:  # another client, whose turn is another server's, is given the same session
+                _, fields, _ = await one.get(f"/status/{status}?sid=shared;%20Path=/")
+                if fields["x-served-by"] != server:
+                    break
+            await asyncio.sleep(0.02)
+            found = router_of(proxy).route_nowait(b"shared")
+            assert found is not None
+            assert (found.server.name != server) == moves
+        assert affinity.statistics.moves["learned"] >= 1
+        assert found.generation >= 2
+
+
 @pytest.mark.parametrize(
     "ending",
     [

@@ -29,6 +29,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
+from typing import Any
 
 from tests.support import memcached
 from tests.support.fault_proxy import FaultProxyProcess
@@ -68,7 +69,7 @@ class Rig:
         product: str = "fastroute",
         node_arguments: tuple[str, ...] = (),
         store_timeout: str = "50ms",
-        **named: str,
+        **named: Any,
     ) -> None:
         self.directory, self.workers, self.on, self.product = directory, workers, on, product
         self.server_ports = free_ports(servers)
@@ -80,6 +81,7 @@ class Rig:
         self.nodes: list[memcached.Memcached] = []
         self.ways: list[list[FaultProxyProcess]] = [[] for _ in range(replicas)]
         self._counts = (nodes if product == "fastroute" else 0, ways)
+        self._starts = 0
         self._node_arguments = node_arguments
         self._peer_ports = free_ports(replicas)
 
@@ -127,15 +129,16 @@ class Rig:
         for port, process in zip(ports, start_upstreams(self.directory, list(ports)), strict=True):
             self.servers[f"up-{port}"] = process
 
-    def start_replica(self, index: int, **changed: str) -> None:
+    def start_replica(self, index: int, **changed: Any) -> None:
         """Start the balancer; the zone of an earlier run of it is still there, as on a real machine."""
         if self.product == "haproxy":
             self._start_haproxy(index)
             return
+        self._starts += 1  # a log of its own: "ready" of an earlier run is not that of this one
         addresses = [way.address for way in self.ways[index]] or [node.address for node in self.nodes]
         self.replicas[index] = start_replica(
             self.directory,
-            f"replica-{index}",
+            f"replica-{index}-{self._starts}",
             port=self.ports[index],
             upstream_ports=self.server_ports,
             zone=self._zone(index),
@@ -191,6 +194,10 @@ class Rig:
         replica.kill()
         replica.popen.wait(10)
         self.replicas[index] = None
+
+    def forget_zone(self, index: int) -> None:
+        """What the replica's machine remembers is gone, as after a restart of the machine."""
+        unlink_zone(self._zone(index))
 
     def kill_worker(self, index: int) -> None:
         replica = self.replicas[index]
@@ -445,10 +452,14 @@ class Crowd:
                 report.stale_ms = max([report.stale_ms, *(round(s * 1000, 1) for s in stale)])
         return report
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
+        """Close the connections; new ones are made when they are needed."""
         for lines in self._lines + self._load_lines:
             for line in lines:
                 line.drop()
+
+    def close(self) -> None:
+        self.hang_up()
 
 
 def _p99(values: list[float]) -> float:
