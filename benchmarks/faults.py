@@ -61,14 +61,10 @@ def burst(product: str, options: argparse.Namespace) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as directory,
         Rig(pathlib.Path(directory), replicas=replicas, product=product, store_timeout="2s", zone_size="64MiB") as rig,
     ):
+        addresses = ",".join(f"127.0.0.1:{port}" for port in rig.ports)
+        command = [sys.executable, str(shared("tools", "agree.py")), "--replicas", addresses]
         done = subprocess.run(
-            [
-                sys.executable,
-                str(shared("tools", "agree.py")),
-                "--replicas",
-                ",".join(f"127.0.0.1:{p}" for p in rig.ports),
-            ]
-            + ["--sessions", str(sessions), "--tasks", "50"],
+            [*command, "--sessions", str(sessions), "--tasks", "50"],
             capture_output=True,
             text=True,
             check=False,
@@ -110,6 +106,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=400)
     parser.add_argument("--sessions", type=int, default=100_000, help="of the burst; 0 leaves it out")
     parser.add_argument("--only", default="", help="scenarios whose name holds this text")
+    parser.add_argument("--product", default="", help="tables whose title holds this text")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
     found: dict[str, Any] = {
@@ -133,6 +130,8 @@ def main() -> None:
         ("fastroute", False, "fastroute, no hint: zone and store alone"),
         ("haproxy", False, "two HAProxy with peers"),
     ):
+        if options.product not in title:
+            continue
         lines += [f"**{title}**", "", HEAD]
         print(lines[-3], HEAD, sep="\n", flush=True)
         for name, scenario in SCENARIOS.items():
