@@ -74,8 +74,8 @@ class Rig:
         **named: Any,
     ) -> None:
         self.directory, self.workers, self.on, self.product = directory, workers, on, product
-        self.server_ports = free_ports(servers)
-        self.ports = free_ports(replicas)
+        ports = free_ports(servers + 2 * replicas)  # at once, so that they differ
+        self.server_ports, self.ports, self._peer_ports = ports[:servers], ports[servers:-replicas], ports[-replicas:]
         self.store_timeout, self.named = store_timeout, named
         self.stack = contextlib.ExitStack()
         self.servers: dict[str, Process] = {}
@@ -85,7 +85,6 @@ class Rig:
         self._counts = (nodes if product == "fastroute" else 0, ways)
         self._starts = 0
         self._node_arguments = node_arguments
-        self._peer_ports = free_ports(replicas)
 
     # ------------------------------------------------------------------ life
 
