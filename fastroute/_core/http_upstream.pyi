@@ -50,6 +50,7 @@ class Lines:
         pending: int,
         retry_ratio: float = 1.0,
         consecutive: int = 0,
+        renew_s: float = 0,
     ) -> None: ...
     @property
     def engine(self) -> Engine: ...
