@@ -20,6 +20,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memset
 
 from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
+from fastroute._core.board cimport FR_WHY_NEAR, FR_WHY_OTHER, FR_WHY_POLICY, fr_observe
 from fastroute._core.http_head cimport (
     FR_BODY_CHUNKED,
     FR_BODY_LENGTH,
@@ -41,6 +42,8 @@ from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Upstream
 from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear, fr_out_free, fr_out_put
 from fastroute._core.selection cimport Selection, make_selection
+
+from fastroute._core.board import REASONS as _REASONS
 
 cdef extern from "fr_forward.h" nogil:
     ctypedef struct fr_forward_request:
@@ -65,6 +68,7 @@ cdef extern from *:
 cdef str REASON_NEAR = "affinity-near"
 cdef str REASON_POLICY = "policy"
 cdef str REASON_PANIC = "panic"
+cdef dict WHY = {reason: i for i, reason in enumerate(_REASONS)}
 
 
 cdef class Attempt(Reading):
@@ -98,6 +102,7 @@ cdef class Attempt(Reading):
         if terms.requests_per_connection and self.served >= terms.requests_per_connection:
             self.engine.counts.limit_requests_per_connection += 1
             self.keep = False
+        self.begun_ns = self.head_ns = 0
         self.head_sent = self.head_flushed = self.refreshed = self.admitted = False
         self.queue_until_ms = 0
         self.continued = self.binding.wants_body = False
@@ -295,6 +300,8 @@ cdef class Attempt(Reading):
     cdef bint _wait(self, int phase) noexcept:
         """The request waits for something slow; False: too many do, and it was answered."""
         self.phase = phase
+        if self.begun_ns == 0:
+            self.begun_ns = fr_now_ns()
         if not self.waiting:
             if self.terms.lines.pending >= self.terms.lines.pending_max > 0:
                 self.engine.counts.limit_pending += 1
@@ -328,6 +335,12 @@ cdef class Attempt(Reading):
             terms.pool.begin(slot)
             self.begun = True
             self.started_ns = fr_now_ns()
+            if self.begun_ns == 0:
+                self.begun_ns = self.started_ns
+            self.line.counted.requests += 1
+            self.line.counted.in_flight += 1
+            if not self.refreshed:
+                self._count_why()
             if not self.refreshed:
                 while True:
                     up = self.line.take(not self.idempotent)
@@ -363,6 +376,8 @@ cdef class Attempt(Reading):
         if self.begun:
             self.begun = False
             self.terms.pool.end(self.slot, failed, self.latency_ns)
+            self.line.counted.in_flight -= 1
+            self.line.counted.failures += failed
             if self.terms.waiting.count:
                 self.terms.waiting.freed(self.slot)
             if failed:
@@ -399,6 +414,22 @@ cdef class Attempt(Reading):
         self.retrying = True
         self.terms.lines.retrying += 1
         return True
+
+    cdef void count_time(self) noexcept:
+        # The clock is not asked again where head and end of the response came in one read.
+        if self.begun_ns:
+            fr_observe(&self.terms.counted.duration, (self.head_ns if self.head_ns else fr_now_ns()) - self.begun_ns)
+            self.begun_ns = 0
+
+    cdef void _count_why(self) noexcept:
+        cdef uint64_t *selections = self.terms.counted.selections
+        if self.reason is REASON_NEAR:
+            selections[FR_WHY_NEAR] += 1
+        elif self.reason is REASON_POLICY:
+            selections[FR_WHY_POLICY] += 1
+        else:
+            why = WHY.get(self.reason)
+            selections[FR_WHY_OTHER if why is None else <int>why] += 1
 
     cdef void _try_another(self, int status) noexcept:
         """The chosen server failed and nothing was executed: choose another one, or answer with status."""

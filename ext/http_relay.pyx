@@ -16,6 +16,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
 from fastroute._core.http_attempt cimport Attempt
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_UNTIL_CLOSE, fr_head
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
@@ -96,6 +97,13 @@ cdef class Downstream(Attempt):
         if end or self.engine.draining:
             self.keep = False
         self.engine.counts.responses[status // 100] += 1
+        if self.line is not None and (status == 502 or status == 504):
+            self.line.counted.responses[5] += 1
+        else:
+            self.terms.counted.responses[status // 100] += 1
+        if self.attempts or self.refreshed:
+            self.terms.counted.retries[FR_RETRY_FAILED] += 1
+        self.count_time()
         how.date, how.date_size = self.engine.date, self.engine.date_size
         how.close, how.is_head = not self.keep, self.is_head
         fr_out_clear(out)
@@ -133,6 +141,7 @@ cdef class Downstream(Attempt):
         self.phase = FR_PHASE_NONE
         self.count_out(True)
         self.ended()
+        self.count_time()
         self.engine.counts.truncated += 1
         # A body that ends with the connection looks whole unless the connection is reset.
         if self.out_body == FR_BODY_UNTIL_CLOSE:
@@ -150,6 +159,8 @@ cdef class Downstream(Attempt):
         self.selection = None
         self.up = None
         self.line = None
+        self.attempts = 0
+        self.refreshed = False
         if self.closed:
             return
         if not self.request_complete:
@@ -209,8 +220,14 @@ cdef class Downstream(Attempt):
         cdef fr_out *out = &self.engine.out
         cdef fr_forward_response how
         cdef int code = head.status // 100
-        self.latency_ns = fr_now_ns() - self.started_ns
-        self.engine.counts.responses[code if code <= 5 else 0] += 1
+        if code > 5:
+            code = 0
+        self.head_ns = fr_now_ns()
+        self.latency_ns = self.head_ns - self.started_ns
+        self.engine.counts.responses[code] += 1
+        self.line.counted.responses[code] += 1
+        if self.attempts or self.refreshed:
+            self.terms.counted.retries[FR_RETRY_OK] += 1
         if code == 5:
             self.suspect()
         else:
@@ -243,8 +260,14 @@ cdef class Downstream(Attempt):
         cdef fr_forward_response how
         memset(&how, 0, sizeof(how))
         how.cookie = relay.sticky.own_cookie(&how.cookie_size)
-        self.latency_ns = fr_now_ns() - self.started_ns
+        self.head_ns = fr_now_ns()
+        self.latency_ns = self.head_ns - self.started_ns
         self.engine.counts.responses[1] += 1
+        self.line.counted.responses[1] += 1
+        if self.attempts or self.refreshed:
+            self.terms.counted.retries[FR_RETRY_OK] += 1
+        self.count_time()  # the request's; how long the tunnel lasts is its users' business
+        self.head_ns = 0
         self.engine.counts.tunnels += 1
         self.engine.counts.tunnels_total += 1
         self.line.failures = 0
@@ -337,6 +360,7 @@ cdef class Downstream(Attempt):
 
     cdef void on_flush(self) noexcept:
         cdef fr_out *out = &self.engine.out
+        self.head_ns = 0
         if out.failed:
             self.abort(False)
         elif out.size:
@@ -350,6 +374,7 @@ cdef class Downstream(Attempt):
         self.up = None  # it is idle, or another's: what this client does from here on must not pause it
         if self.out_body == FR_BODY_CHUNKED:
             fr_out_text(&self.engine.out, b"0\r\n\r\n")
+        self.count_time()
         self.on_flush()
         self.count_out(False)
         self._over()
@@ -361,6 +386,7 @@ cdef class Downstream(Attempt):
         self.attach(transport)
         self.engine.counts.downstream_accepted += 1
         self.engine.counts.downstream_connections += 1
+        relay.gauges.open += 1
         relay.connections.add(self)
         name = transport.get_extra_info("peername")
         text = name[0] if isinstance(name, tuple) else "unix:"
@@ -401,6 +427,7 @@ cdef class Downstream(Attempt):
 
     cdef void gone(self, object error) noexcept:
         self.engine.counts.downstream_connections -= 1
+        self.relay.gauges.open -= 1
         self.relay.connections.discard(self)
         if self.counted:
             self.counted = False

@@ -5,6 +5,7 @@ Not here: what is done with them. Rules of this file: times in milliseconds, 0 i
 
 from libc.stdint cimport uint64_t
 
+from fastroute._core.board cimport Row
 from fastroute._core.http_sticky cimport Sticky
 from fastroute._core.http_upstream cimport Lines
 from fastroute._core.http_waiting cimport Waiting
@@ -26,10 +27,11 @@ cdef class Terms:
         attempts: beyond the first, per request.
         trusts: callable address -> bool for peers whose forwarded fields count, or None.
         debug: responses say X-Fastroute.
+        row, column: where the listener's connections are counted for others to read; None: nowhere.
     """
 
     def __init__(self, Engine engine, Lines lines, Router router, slow, Sticky sticky not None, Waiting waiting not None, *,
-                 limits, timeouts, attempts, trusts=None, debug=False):
+                 limits, timeouts, attempts, trusts=None, debug=False, Row row=None, column=0):
         self.engine, self.lines, self.router, self.pool, self.slow = engine, lines, router, router.pool, slow
         self.sticky, self.waiting = sticky, waiting
         self.limits.request_line_bytes = limits.request_line_bytes
@@ -45,3 +47,5 @@ cdef class Terms:
         self.tunnel_ms = <uint64_t>(timeouts.tunnel_idle_s * 1000)
         self.attempts_max = min(attempts, 7)
         self.trusts, self.debug = trusts, debug
+        self.counted, self.row = lines.counted, row
+        self.gauges = &self.own_gauges if row is None else row.listener(column)

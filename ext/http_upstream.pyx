@@ -15,6 +15,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from fastroute._core.board cimport Tally
 from fastroute._core.http_head cimport (
     FR_BODY_CHUNKED,
     FR_BODY_LENGTH,
@@ -372,6 +373,7 @@ cdef class ServerLine:
 
     def __init__(self, Lines lines, object server, int slot, uint64_t digest):
         self.lines, self.server, self.slot, self.digest = lines, server, slot, digest
+        self.counted = &self.own_counted if lines.tally is None else lines.tally.server_cell(server.name)
         self.idle, self.connecting = [], {}
         most = server.max_connections
         self.limited = most > 0
@@ -439,10 +441,11 @@ cdef class Lines:
         retry_ratio: share of the requests under way that may be on a further attempt; 3 always may.
         consecutive: failures of a server in a row after which the slow path hears of them; 0: never.
         renew_s: how often the binding of an open tunnel is renewed; 0: never.
+        tally: where requests are counted for others to read; None: nobody reads them.
     """
 
     def __init__(self, Engine engine, Pool pool, TokenCodec codec, *, response_head_bytes, response_s, idle_s, pending,
-                 retry_ratio=1.0, consecutive=0, renew_s=0):
+                 retry_ratio=1.0, consecutive=0, renew_s=0, Tally tally=None):
         self.engine, self.pool, self.codec = engine, pool, codec
         self.limits.request_line_bytes = self.limits.head_bytes = response_head_bytes
         self.limits.fields = 256
@@ -451,6 +454,8 @@ cdef class Lines:
         self.pending_max, self.retry_ratio, self.consecutive_max = pending, retry_ratio, consecutive
         self.renew_ms = <uint64_t>(renew_s * 1000)
         self.by_slot = []
+        self.tally = tally
+        self.counted = &self.own_counted if tally is None else tally.pool_cell()
 
     cdef bint within_budget(self) noexcept:
         return self.retrying < RETRIES_MIN or self.retrying < self.retry_ratio * self.active

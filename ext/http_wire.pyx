@@ -19,6 +19,7 @@ from libc.string cimport memcpy, memset
 from email.utils import formatdate
 
 from fastroute._core.base cimport fr_now_ms
+from fastroute._core.board cimport FR_BOARD_ENGINE_BYTES, Row
 
 cdef extern from "fr_wheel.h" nogil:
     ctypedef void (*fr_wheel_fire)(void *owner) noexcept
@@ -42,6 +43,12 @@ cdef extern from "<sys/random.h>" nogil:
 WRITE_HIGH_BYTES = 64 << 10
 # How long a peer may take nothing of what was queued when the connection was closed. nginx: send_timeout 60 s.
 cdef uint64_t CLOSE_MS = 30000
+COUNT_WORDS = sizeof(fr_counts) // sizeof(uint64_t)
+"""64-bit words of an engine's counters."""
+
+if sizeof(fr_counts) > FR_BOARD_ENGINE_BYTES:
+    raise ImportError("an engine's counters do not fit into a board's row")
+
 # One tick of the wheel.
 TICK_S = 0.25
 
@@ -56,6 +63,7 @@ cdef class Engine:
     Args:
         clock: a fastroute.clock.Clock, for dates and stamps.
         manual: the connections' time limits follow `clock` too, and only `tick()` looks at it: for tests.
+        row: where the counters stand for others to read; None: in the engine.
     """
 
     def __cinit__(self):
@@ -64,9 +72,13 @@ cdef class Engine:
         self.response = <fr_head *>calloc(1, sizeof(fr_head))
         if self.wheel is NULL or self.request is NULL or self.response is NULL:
             raise MemoryError
+        self.counts = &self.own_counts
 
-    def __init__(self, clock, manual=False):
-        self.wall = clock
+    def __init__(self, clock, manual=False, Row row=None):
+        self.wall, self.row = clock, row
+        if row is not None:
+            self.counts = <fr_counts *>row.engine()
+            self.counts.downstream_connections = self.counts.upstream_open = 0  # of the process that had the row before
         if manual:
             self.clock.manual_ms = <uint64_t>(clock.monotonic_s() * 1000)
         fr_wheel_init(self.wheel, self.now_ms())
@@ -136,44 +148,64 @@ cdef class Engine:
 
     def counters(self):
         """All counters, as a dict of numbers and dicts."""
-        cdef fr_counts *c = &self.counts
-        return {
-            "requests": c.requests,
-            "responses": {name: c.responses[i] for i, name in enumerate(("other", "1xx", "2xx", "3xx", "4xx", "5xx"))},
-            "retries": {"tried": c.retries, "failed": c.retries_failed, "over_budget": c.retries_over_budget},
-            "cookie_rejected": {
-                name: c.cookie_rejected[i + 1]
-                for i, name in enumerate(("malformed", "unknown-key", "bad-mac", "version", "expired"))
-            },
-            "cookie_overwritten": c.cookie_overwritten,
-            "cookies_set": c.cookies_set,
-            "refused": c.refused,
-            "limits_hit": {
-                "body_bytes": c.limit_body,
-                "head_bytes": c.limit_head,
-                "connections": c.limit_connections,
-                "connections_per_client": c.limit_connections_per_client,
-                "requests_per_connection": c.limit_requests_per_connection,
-                "pending": c.limit_pending,
-                "pending_time": c.limit_pending_time,
-                "timeout_head": c.timeout_head,
-                "timeout_body": c.timeout_body,
-                "timeout_idle": c.timeout_idle,
-                "timeout_response": c.timeout_response,
-                "timeout_send": c.timeout_send,
-                "timeout_tunnel": c.timeout_tunnel,
-            },
-            "aborted_by_client": c.aborted_by_client,
-            "truncated": c.truncated,
-            "tunnels": c.tunnels,
-            "tunnels_total": c.tunnels_total,
-            "downstream_connections": c.downstream_connections,
-            "downstream_accepted": c.downstream_accepted,
-            "upstream_connects": c.upstream_connects,
-            "upstream_connect_failures": c.upstream_connect_failures,
-            "upstream_reused": c.upstream_reused,
-            "upstream_open": c.upstream_open,
-        }
+        return _named(self.counts, self.counts)
+
+
+cdef dict _named(const fr_counts *c, const fr_counts *living):
+    return {
+        "requests": c.requests,
+        "responses": {name: c.responses[i] for i, name in enumerate(("other", "1xx", "2xx", "3xx", "4xx", "5xx"))},
+        "retries": {"tried": c.retries, "failed": c.retries_failed, "over_budget": c.retries_over_budget},
+        "cookie_rejected": {
+            name: c.cookie_rejected[i + 1]
+            for i, name in enumerate(("malformed", "unknown-key", "bad-mac", "version", "expired"))
+        },
+        "cookie_overwritten": c.cookie_overwritten,
+        "cookies_set": c.cookies_set,
+        "refused": c.refused,
+        "limits_hit": {
+            "body_bytes": c.limit_body,
+            "head_bytes": c.limit_head,
+            "connections": c.limit_connections,
+            "connections_per_client": c.limit_connections_per_client,
+            "requests_per_connection": c.limit_requests_per_connection,
+            "pending": c.limit_pending,
+            "pending_time": c.limit_pending_time,
+            "timeout_head": c.timeout_head,
+            "timeout_body": c.timeout_body,
+            "timeout_idle": c.timeout_idle,
+            "timeout_response": c.timeout_response,
+            "timeout_send": c.timeout_send,
+            "timeout_tunnel": c.timeout_tunnel,
+        },
+        "aborted_by_client": c.aborted_by_client,
+        "truncated": c.truncated,
+        "tunnels": living.tunnels,
+        "tunnels_total": c.tunnels_total,
+        "downstream_connections": living.downstream_connections,
+        "downstream_accepted": c.downstream_accepted,
+        "upstream_connects": c.upstream_connects,
+        "upstream_connect_failures": c.upstream_connect_failures,
+        "upstream_reused": c.upstream_reused,
+        "upstream_open": living.upstream_open,
+    }
+
+
+def counters_of(words, living):
+    """What Engine.counters() says, of sums over several engines' rows.
+
+    Args:
+        words: COUNT_WORDS sums over all rows (Board.sum_words("engine", 0, 0, COUNT_WORDS)).
+        living: the same of the rows that have a process.
+    """
+    cdef fr_counts all_rows, living_rows
+    cdef Py_ssize_t i
+    if len(words) != COUNT_WORDS or len(living) != COUNT_WORDS:
+        raise ValueError(f"{len(words)} and {len(living)} words: accepted are {COUNT_WORDS} each")
+    for i in range(COUNT_WORDS):
+        (<uint64_t *>&all_rows)[i] = words[i]
+        (<uint64_t *>&living_rows)[i] = living[i]
+    return _named(&all_rows, &living_rows)
 
 
 cdef class Wire:

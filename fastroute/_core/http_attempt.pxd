@@ -23,6 +23,8 @@ cdef class Attempt(Reading):
     cdef ServerLine line
     cdef fr_binding binding
     cdef uint64_t started_ns, latency_ns
+    cdef uint64_t begun_ns              # when the request began to wait, or its first attempt began; 0: neither yet
+    cdef uint64_t head_ns               # when the present read brought the response head; 0: an earlier one did
     cdef uint16_t tried[8]
     cdef int tried_count, attempts, slot, out_body
     cdef int swallowed                  # fresh connections that took the request and ended unanswered
@@ -54,6 +56,10 @@ cdef class Attempt(Reading):
     cdef void count_out(self, bint failed) noexcept
     # The request is over, however it ended.
     cdef void ended(self) noexcept
+    # The request is over: how long it took.
+    cdef void count_time(self) noexcept
+    # A server was chosen: count the reason.
+    cdef void _count_why(self) noexcept
     # An exception that nobody expected: told to the event loop, and the request fails.
     cdef void unexpected(self, error) noexcept
     cdef void report(self, error) noexcept

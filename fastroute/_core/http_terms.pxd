@@ -1,5 +1,6 @@
 # http_terms: one listener's settings as the data plane reads them: set once, then only read.
 from libc.stdint cimport uint32_t, uint64_t
+from fastroute._core.board cimport Row, fr_board_listener, fr_board_pool
 from fastroute._core.http_head cimport fr_head_limits
 from fastroute._core.http_sticky cimport Sticky
 from fastroute._core.http_upstream cimport Lines
@@ -22,3 +23,7 @@ cdef class Terms:
     cdef uint32_t requests_per_connection, connections_max, connections_per_client
     cdef int attempts_max
     cdef bint debug
+    cdef fr_board_pool *counted         # where the pool's requests are counted: lines.counted
+    cdef fr_board_listener *gauges      # own_gauges, or in a board's row
+    cdef fr_board_listener own_gauges
+    cdef Row row                        # keeps the board

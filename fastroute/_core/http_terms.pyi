@@ -3,6 +3,7 @@ from typing import Protocol
 
 from typing_extensions import disjoint_base
 
+from fastroute._core.board import Row
 from fastroute._core.http_attempt import Attempt
 from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_upstream import Lines, ServerLine
@@ -36,6 +37,8 @@ class Terms:
         attempts: int,
         trusts: Callable[[str], bool] | None = None,
         debug: bool = False,
+        row: Row | None = None,
+        column: int = 0,
     ) -> None: ...
     @property
     def engine(self) -> Engine: ...

@@ -2,6 +2,7 @@
 # responses, and the idle connections kept per server. Whoever asks for an exchange is a Sink.
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from fastroute._core.board cimport Tally, fr_board_pool, fr_board_server
 from fastroute._core.http_head cimport fr_chunked, fr_head, fr_head_limits
 from fastroute._core.http_wire cimport Engine, Wire, fr_out
 from fastroute._core.pool cimport Pool
@@ -83,6 +84,8 @@ cdef class ServerLine:
     cdef int idle_max                   # connections kept when they carry nothing
     cdef list idle
     cdef dict connecting                # Sink -> epoch: who waits for a fresh connection, first come first
+    cdef fr_board_server *counted       # own_counted, or in a board's row
+    cdef fr_board_server own_counted
     # An idle connection, last used first; None when there is none. careful: ask the kernel whether it is still open.
     cdef Upstream take(self, bint careful)
     cdef void give(self, Upstream upstream) noexcept
@@ -106,5 +109,8 @@ cdef class Lines:
     cdef uint32_t consecutive_max       # failures in a row after which a server is reported; 0: never
     # May one more request be tried again?
     cdef bint within_budget(self) noexcept
+    cdef Tally tally                    # where requests are counted for others to read, or None
+    cdef fr_board_pool *counted         # own_counted, or of the tally
+    cdef fr_board_pool own_counted
     # The line of the server that is in this slot now.
     cdef ServerLine line(self, int slot)

@@ -3,6 +3,7 @@ from typing import final
 
 from typing_extensions import disjoint_base
 
+from fastroute._core.board import Tally
 from fastroute._core.http_wire import Engine, Wire
 from fastroute._core.pool import Pool
 from fastroute._core.token import TokenCodec
@@ -51,6 +52,7 @@ class Lines:
         retry_ratio: float = 1.0,
         consecutive: int = 0,
         renew_s: float = 0,
+        tally: Tally | None = None,
     ) -> None: ...
     @property
     def engine(self) -> Engine: ...

@@ -4,6 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from fastroute._core.base cimport fr_clock
+from fastroute._core.board cimport Row
 from fastroute._core.http_head cimport fr_head
 
 cdef extern from "fr_out.h" nogil:
@@ -79,7 +80,9 @@ cdef class Engine:
     cdef fr_out out                     # scratch: filled and sent within one callback, never across
     cdef fr_head *request               # scratch for scanning, likewise
     cdef fr_head *response
-    cdef fr_counts counts
+    cdef fr_counts *counts              # own_counts, or in a board's row
+    cdef fr_counts own_counts
+    cdef Row row                        # keeps the board
     cdef uint8_t date[32]               # value of a Date field, refreshed by the tick
     cdef int date_size
     cdef uint32_t minute                # minutes since 1970, likewise

@@ -1,16 +1,19 @@
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final, final
 
 from typing_extensions import disjoint_base
 
+from fastroute._core.board import Row
 from fastroute.clock import Clock
 
 WRITE_HIGH_BYTES: Final[int]
 TICK_S: Final[float]
+COUNT_WORDS: Final[int]
 
 @final
 class Engine:
-    def __init__(self, clock: Clock, manual: bool = False) -> None: ...
+    def __init__(self, clock: Clock, manual: bool = False, row: Row | None = None) -> None: ...
     @property
     def draining(self) -> bool: ...
     @property
@@ -27,4 +30,5 @@ class Wire:
     def resume_writing(self) -> None: ...
     def connection_lost(self, error: Exception | None) -> None: ...
 
+def counters_of(words: Sequence[int], living: Sequence[int]) -> dict[str, Any]: ...
 def wheel_trace(steps: list[tuple[str, int] | tuple[str, int, int]]) -> list[list[int]]: ...

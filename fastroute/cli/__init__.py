@@ -23,7 +23,17 @@ _config_option = click.option(
 
 
 class _Group(click.Group):
-    """Turns fastroute's own errors into one line on standard error."""
+    """Turns fastroute's own errors into one line on standard error; `ctl` is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "ctl"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "ctl":
+            return super().get_command(ctx, cmd_name)
+        from fastroute.cli.ctl import ctl
+
+        return ctl
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -48,7 +58,7 @@ def main() -> None:
 @main.command()
 @_config_option
 @click.option("--bind", "binds", multiple=True, metavar="LISTENER=ADDR", help="Bind a listener to another address.")
-@click.option("--admin", metavar="ADDR", help=f"Bind the admin listener to another address ({NOT_YET}).")
+@click.option("--admin", metavar="ADDR", help="Bind the admin listener to this address, whatever the file says.")
 def serve(path: str, binds: tuple[str, ...], admin: str | None) -> None:
     """Run a replica: its listeners and workers.
 
@@ -56,21 +66,23 @@ def serve(path: str, binds: tuple[str, ...], admin: str | None) -> None:
     at once; SIGHUP reloads the file (a bad one is refused, the old configuration stays).
     """
     from fastroute.cli.logs import log_to_stderr
-    from fastroute.config.load import load
+    from fastroute.config.load import Loaded, load
 
-    if admin is not None:
-        raise UsageError(f"--admin {NOT_YET}; leave it out")
     overrides = _binds(binds)
     log_to_stderr()
     try:
-        loaded = load(path, binds=overrides)
+        loaded = load(path, binds=overrides, admin=admin)
     except ConfigError as error:
         click.echo(error, err=True)
         sys.exit(1)
+    from fastroute.admin.main import run_admin
     from fastroute.proxy.server import Proxy
     from fastroute.proxy.supervisor import Supervisor
 
-    sys.exit(Supervisor(loaded, lambda: load(path, binds=overrides), make=Proxy).run())
+    def reread() -> Loaded:
+        return load(path, binds=overrides, admin=admin)
+
+    sys.exit(Supervisor(loaded, reread, make=Proxy, admin=run_admin).run())
 
 
 def _message(error: ConfigError) -> str:

@@ -19,7 +19,7 @@ import msgspec
 from fastroute.config import rules
 from fastroute.config.kinds import Address, ListOf, Mistake, build, quote
 from fastroute.config.locate import Path, line_of
-from fastroute.config.schema import Config, Secret, ZoneConfig
+from fastroute.config.schema import AdminConfig, Config, Secret, ZoneConfig
 from fastroute.config.secrets import resolve_secret
 from fastroute.errors import ConfigError, UsageError
 
@@ -50,6 +50,7 @@ def load(
     *,
     environment: Mapping[str, str] | None = None,
     binds: Mapping[str, Sequence[str]] | None = None,
+    admin: str | None = None,
 ) -> Loaded:
     """Read and check a configuration file.
 
@@ -57,6 +58,7 @@ def load(
         path: a TOML file.
         environment: where env:NAME is looked up; defaults to the process's own.
         binds: listener's name -> addresses that replace its `bind`, as the command line gives them.
+        admin: address that replaces that of [admin], or makes one.
 
     Raises:
         ConfigError: with the file and, where there is one, the line.
@@ -65,7 +67,7 @@ def load(
     path = os.fspath(path)
     data, mode = _read(path)
     text = _decode(data, path)
-    loaded = loads(text, path=path, environment=environment, binds=binds)
+    loaded = loads(text, path=path, environment=environment, binds=binds, admin=admin)
     extra: list[tuple[int | None, str]] = []
     if mode & 0o002:
         extra.append((None, f"the file has mode {stat.S_IMODE(mode):04o}: everybody on this machine can change it"))
@@ -86,6 +88,7 @@ def loads(
     path: str | None = None,
     environment: Mapping[str, str] | None = None,
     binds: Mapping[str, Sequence[str]] | None = None,
+    admin: str | None = None,
 ) -> Loaded:
     """Check a configuration given as text; as load().
 
@@ -97,7 +100,7 @@ def loads(
         config = _resolve(build(Config, table), environment)
     except Mistake as mistake:
         raise ConfigError(_full(mistake.where, mistake.message), path=path, line=line_of(text, mistake.where)) from None
-    config = _rebind(config, binds or {})
+    config = _rebind(config, binds or {}, admin)
     for where, message in rules.mistakes(config):
         raise ConfigError(_full(where, message), path=path, line=line_of(text, where))
     warnings = tuple((line_of(text, where), _full(where, message)) for where, message in rules.warnings(config))
@@ -142,22 +145,50 @@ def _resolve(raw: Config, environment: Mapping[str, str] | None) -> Config:
         except Mistake as mistake:
             raise mistake.below("store", "password") from None
         store = msgspec.structs.replace(store, password=password)
+    admin = raw.admin
+    if admin is not None:
+        tokens = {key: _token(key, getattr(admin, key), environment) for key in ("token", "read_token")}
+        admin = msgspec.structs.replace(admin, **tokens)
     return msgspec.structs.replace(
-        raw, secret=tuple(ring), identity_secret=identity, zone=zone, workers=workers, store=store
+        raw, secret=tuple(ring), identity_secret=identity, zone=zone, workers=workers, store=store, admin=admin
     )
 
 
-def _rebind(config: Config, binds: Mapping[str, Sequence[str]]) -> Config:
+def _token(key: str, source: object, environment: Mapping[str, str] | None) -> Secret | None:
+    """A token of [admin]; never the text itself: the file is read by more people than a token is for."""
+    if source is None:
+        return None
+    text = str(source)  # still text here
+    if not text.startswith(("env:", "file:")):
+        raise Mistake(f'{key}: found a literal; accepted: "file:PATH" or "env:NAME"', ("admin", key), whole=True)
+    try:
+        token = resolve_secret(text, name=key, environment=environment, weakest=True)
+    except Mistake as mistake:
+        raise mistake.below("admin", key) from None
+    if not all(0x21 <= byte <= 0x7E for byte in token):
+        raise Mistake(f"{key}: it holds a character that no header can carry", ("admin", key), whole=True)
+    return token
+
+
+def _rebind(config: Config, binds: Mapping[str, Sequence[str]], admin: str | None) -> Config:
+    if admin is not None:
+        try:
+            bind = Address().convert(admin)
+        except Mistake as mistake:
+            raise UsageError(f"--admin {admin}: accepted: {mistake.message}") from None
+        config = msgspec.structs.replace(
+            config, admin=msgspec.structs.replace(config.admin or AdminConfig(), bind=bind)
+        )
     listeners = dict(config.listeners)
     for name, addresses in binds.items():
         if name not in listeners:
             known = ", ".join(listeners) or "none"
             raise UsageError(f"--bind {name}=...: no listener {name!r} is configured; configured are: {known}")
         try:
-            bind = ListOf(Address(), minimum=1).convert(list(addresses))
+            several = ListOf(Address(), minimum=1).convert(list(addresses))
         except Mistake as mistake:
             raise UsageError(f"--bind {name}=...: {mistake.message}") from None
-        listeners[name] = msgspec.structs.replace(listeners[name], bind=bind)
+        listeners[name] = msgspec.structs.replace(listeners[name], bind=several)
     return msgspec.structs.replace(config, listeners=listeners) if binds else config
 
 

@@ -18,6 +18,9 @@ from fastroute.errors import UsageError
 from fastroute.model import Server, parse_address
 from fastroute.routing.keys import ACCEPTED
 
+TOKEN_BYTES_FEW = 16
+"""128 bits, if every byte is random: shorter tokens draw a warning."""
+
 Path = tuple[str | int, ...]
 Finding = tuple[Path, str]
 
@@ -41,6 +44,7 @@ def mistakes(config: Config) -> Iterator[Finding]:
     if config.store is not None:
         for path, message in _store_mistakes(config.store):
             yield ("store", *path), message
+    yield from _admin_mistakes(config)
     yield from _binds(config)
     yield from _loops(config)
     if not config.secret:
@@ -51,6 +55,27 @@ def mistakes(config: Config) -> Iterator[Finding]:
                     'set secret = "env:FASTROUTE_SECRET" (at least 32 bytes) at the top of the file'
                 )
                 yield ("pools", name, "sticky"), message
+
+
+def _admin_mistakes(config: Config) -> Iterator[Finding]:
+    admin = config.admin
+    if admin is None:
+        return
+    if not admin.is_local and admin.token is None and admin.read_token is None:
+        message = (
+            f"bind {quote(admin.bind)} can be reached from other machines, and no token is configured; accepted: "
+            'token = "file:PATH" or "env:NAME", or an address of the loopback such as "127.0.0.1:9900"'
+        )
+        yield ("admin", "bind"), message
+    if admin.token is not None and admin.token == admin.read_token:
+        yield ("admin", "read_token"), "token and read_token are the same; accepted: two different ones"
+    for name, listener in config.listeners.items():
+        for address in listener.bind:
+            if _overlap(address, admin.bind):
+                message = (
+                    f"bind {quote(admin.bind)} is that of listener {quote(name)} too; accepted: an address of its own"
+                )
+                yield ("admin", "bind"), message
 
 
 def _store_mistakes(store: StoreConfig) -> Iterator[Finding]:
@@ -243,6 +268,13 @@ def _same_path(one: str, other: str) -> bool:
 
 def warnings(config: Config) -> Iterator[Finding]:
     """What works, but probably not as meant."""
+    for key in ("token", "read_token"):
+        token = getattr(config.admin, key, None)
+        if token is not None and len(token) < TOKEN_BYTES_FEW:
+            yield (
+                ("admin", key),
+                f"{key} has {len(token)} bytes and can be guessed; make one with: openssl rand -hex 32",
+            )
     sticky = [pool for pool in config.pools.values() if pool.sticky]
     if sticky and config.identity_secret is None:
         message = (

@@ -9,6 +9,7 @@ It is not the reader (load.py) and knows no file. Rules of this file:
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any
 
 import msgspec
@@ -37,7 +38,7 @@ from fastroute.config.kinds import (
     Whole,
     Workers,
 )
-from fastroute.model import WEIGHT_MAX, Server
+from fastroute.model import WEIGHT_MAX, Server, parse_address
 from fastroute.routing.keys import KeyRule
 
 __all__ = [
@@ -321,7 +322,21 @@ class AdminConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """[admin]: its own listener."""
 
     bind: Annotated[str, Address()] = "127.0.0.1:9900"
-    token: Annotated[str, SecretText()] = ""
+    token: Annotated[Secret | None, SecretText(empty=True)] = None
+    """Of operators; file:PATH or env:NAME. Needed for every change, and to read from another address than loopback."""
+    read_token: Annotated[Secret | None, SecretText(empty=True)] = None
+    """Of those who may only read."""
+
+    @property
+    def is_local(self) -> bool:
+        """Can only this machine reach it?"""
+        parsed = parse_address(self.bind)
+        if isinstance(parsed, str):
+            return True
+        try:
+            return parsed[0] == "localhost" or ipaddress.ip_address(parsed[0]).is_loopback
+        except ValueError:
+            return False
 
 
 class AccessLogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -350,5 +365,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     listeners: Annotated[dict[str, ListenerConfig], Named(ListenerConfig, "listener")] = {}
     pools: Annotated[dict[str, PoolConfig], Named(PoolConfig, "pool")] = {}
     cache: Annotated[CacheConfig, Section(CacheConfig)] = CacheConfig()
-    admin: Annotated[AdminConfig | None, Later(), Section(AdminConfig)] = None
+    admin: Annotated[AdminConfig | None, Section(AdminConfig)] = None
     access_log: Annotated[AccessLogConfig, Section(AccessLogConfig)] = AccessLogConfig()

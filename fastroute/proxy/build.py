@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fastroute._core.board import Tally
 from fastroute._core.http_relay import Relay
 from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_upstream import Lines
@@ -28,7 +29,11 @@ from fastroute.health.load_probe import LoadProbe
 from fastroute.health.outlier import Outliers
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.listener import trust_of
+from fastroute.proxy.seat import Seat
 from fastroute.session.cookie import cookie_codec, mark_key
+
+if TYPE_CHECKING:
+    from fastroute.memcache.cluster import Memcached
 
 __all__ = ["Parts", "PoolParts", "make_relay", "open_parts"]
 
@@ -44,6 +49,8 @@ class PoolParts:
     slow: SlowPath
     waiting: Waiting
     codec: TokenCodec | None
+    tally: Tally
+    affinity: Any = None
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Parts:
     pools: dict[str, PoolParts] = field(default_factory=dict)
     zone: Zone | None = None
     store: Any = None
+    seat: Seat | None = None
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def aclose(self) -> None:
@@ -76,7 +84,7 @@ class _OwnCookie:
         return None
 
 
-async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: Any = None) -> Parts:
+async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: Any = None, seat: Seat) -> Parts:
     """Build all pools of a configuration.
 
     Args:
@@ -84,35 +92,19 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
         engine: of the proxy.
         clock: for stamps.
         affinity: used for every sticky pool instead of one made from the configuration.
+        seat: where this process counts.
 
     Raises:
         ConfigError: something signed without a secret.
         UsageError: a zone that cannot be opened as configured.
     """
-    parts = Parts()
+    parts = Parts(seat=seat)
     try:
         if affinity is None and any(pool.sticky or pool.limited for pool in config.pools.values()):
-            parts.zone = Zone(
-                config.zone.name or config.fleet,
-                config.zone.size_bytes,
-                identity_of(config.identity_secret, config.fleet),
-            )
+            parts.zone = make_zone(config)
             parts.stack.callback(parts.zone.close)
             if config.store is not None and any(pool.sticky for pool in config.pools.values()):
-                from fastroute.memcache.cluster import Memcached  # only a fleet with a store needs it
-
-                parts.store = Memcached(
-                    list(config.store.memcached),
-                    copies=config.store.copies,
-                    timeout=config.store.timeout_s,
-                    tls=_tls(config.store.tls),
-                    username=config.store.username or None,
-                    password=config.store.password.decode() if config.store.password is not None else None,
-                    watch=config.store.watch,
-                    previous_nodes=config.store.previous_memcached,
-                    grace=config.store.grace_s
-                    or 2 * max(one.sticky.ttl_s for one in config.pools.values() if one.sticky),
-                )
+                parts.store = make_store(config, watch=config.store.watch)
                 await parts.stack.enter_async_context(parts.store)
         for name, pool_config in config.pools.items():
             parts.pools[name] = await _open_pool(config, name, pool_config, parts, engine, clock, affinity)
@@ -122,17 +114,51 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
     return parts
 
 
-def _tls(tls: bool | StoreTls) -> bool | dict[str, str]:
-    """The configuration's tls as Memcached takes it."""
-    if isinstance(tls, bool):
-        return tls
-    return {name: path for name in ("ca", "certificate", "key") if (path := getattr(tls, name))}
+def make_zone(config: Config) -> Zone:
+    """The zone of a configuration, opened."""
+    name = config.zone.name or config.fleet
+    return Zone(name, config.zone.size_bytes, identity_of(config.identity_secret, config.fleet))
 
 
-async def _open_pool(
-    config: Config, name: str, of: PoolConfig, parts: Parts, engine: Engine, clock: Clock, affinity: Any
-) -> PoolParts:
-    pool = Pool(
+def make_store(config: Config, *, watch: bool) -> Memcached:
+    """The store of a configuration that has one, not started."""
+    from fastroute.memcache.cluster import Memcached  # only a fleet with a store needs it
+
+    of = config.store
+    assert of is not None
+    return Memcached(
+        list(of.memcached),
+        copies=of.copies,
+        timeout=of.timeout_s,
+        tls=_tls(of.tls),
+        username=of.username or None,
+        password=of.password.decode() if of.password is not None else None,
+        watch=watch,
+        previous_nodes=of.previous_memcached,
+        grace=of.grace_s or 2 * max((one.sticky.ttl_s for one in config.pools.values() if one.sticky), default=0.0),
+    )
+
+
+def make_affinity(
+    config: Config, sticky: StickyConfig, store: Memcached | None, zone: Zone | None, clock: Clock
+) -> Affinity:
+    """What remembers the bindings of a sticky pool."""
+    return Affinity(
+        store,
+        ttl=sticky.ttl_s,
+        identity_secret=config.identity_secret,
+        cookie_secrets=config.secret,
+        fleet=config.fleet,
+        zone=zone,
+        near_ttl=config.store.near_ttl_s if config.store else "2s",
+        clock=clock,
+        max_lifetime=sticky.max_lifetime_s,
+    )
+
+
+def make_pool(config: Config, name: str, of: PoolConfig, zone: Zone | None) -> Pool:
+    """A pool of a configuration."""
+    return Pool(
         name,
         of.server_list(),
         policy=of.policy,
@@ -149,9 +175,22 @@ async def _open_pool(
         panic=of.outlier.panic_ratio if of.outlier else 0.0,
         pending=of.limits.pending,
         pending_time=of.limits.pending_time_s,
-        zone=parts.zone,
+        zone=zone,
         fleet=config.fleet,
     )
+
+
+def _tls(tls: bool | StoreTls) -> bool | dict[str, str]:
+    """The configuration's tls as Memcached takes it."""
+    if isinstance(tls, bool):
+        return tls
+    return {name: path for name in ("ca", "certificate", "key") if (path := getattr(tls, name))}
+
+
+async def _open_pool(
+    config: Config, name: str, of: PoolConfig, parts: Parts, engine: Engine, clock: Clock, affinity: Any
+) -> PoolParts:
+    pool = make_pool(config, name, of, parts.zone)
     if of.probe is not None:
         probe = LoadProbe(pool, of.probe.path, interval=of.probe.interval_s, timeout=of.probe.timeout_s)
         probe.start()
@@ -162,19 +201,7 @@ async def _open_pool(
             raise ConfigError(f"pool {name!r} is sticky by a signed cookie, which needs `secret`: at least 32 bytes")
         codec = cookie_codec([bytes(one) for one in config.secret], config.fleet, name)
     if sticky and affinity is None:
-        affinity = await parts.stack.enter_async_context(
-            Affinity(
-                parts.store,
-                ttl=sticky.ttl_s,
-                identity_secret=config.identity_secret,
-                cookie_secrets=config.secret,
-                fleet=config.fleet,
-                zone=parts.zone,
-                near_ttl=config.store.near_ttl_s if config.store else "2s",
-                clock=clock,
-                max_lifetime=sticky.max_lifetime_s,
-            )
-        )
+        affinity = await parts.stack.enter_async_context(make_affinity(config, sticky, parts.store, parts.zone, clock))
     own_cookie: Any = _OwnCookie(codec, sticky.cookie.name) if sticky and codec and sticky.on.kind == "insert" else None
     router = Router(
         pool,
@@ -182,6 +209,8 @@ async def _open_pool(
         key=own_cookie or of.affinity_key or "client-ip",
         on_failure=sticky.on_failure if sticky else "move",
     )
+    assert parts.seat is not None
+    tally = parts.seat.tally(name)
     lines = Lines(
         engine,
         pool,
@@ -193,6 +222,7 @@ async def _open_pool(
         retry_ratio=of.retry.budget_ratio,
         consecutive=of.outlier.consecutive if of.outlier else 0,
         renew_s=of.sticky.ttl_s / 4 if of.sticky else 0,
+        tally=tally,
     )
     waiting = Waiting(engine, pool, time_s=of.limits.pending_time_s)
     parts.stack.callback(waiting.close)
@@ -203,10 +233,12 @@ async def _open_pool(
     at_once = isinstance(affinity, Affinity) and affinity.store is None
     slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s, at_once=at_once, outliers=outliers)
     parts.stack.push_async_callback(slow.aclose)
-    return PoolParts(of, pool, router, lines, slow, waiting, codec)
+    return PoolParts(of, pool, router, lines, slow, waiting, codec, tally, affinity if sticky else None)
 
 
-def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engine: Engine) -> Relay:
+def make_relay(
+    config: Config, listener: ListenerConfig, parts: PoolParts, engine: Engine, seat: Seat, column: int
+) -> Relay:
     """A listener's compiled settings."""
     sticky = parts.config.sticky
     return Relay(
@@ -230,6 +262,8 @@ def make_relay(config: Config, listener: ListenerConfig, parts: PoolParts, engin
         attempts=parts.config.retry.attempts,
         trusts=trust_of(listener.trusted_proxies),
         debug=config.debug_headers,
+        row=seat.row,
+        column=column,
     )
 
 

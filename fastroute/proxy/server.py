@@ -21,6 +21,7 @@ from fastroute.config.schema import Config
 from fastroute.errors import UsageError
 from fastroute.proxy.build import Parts, make_relay, open_parts
 from fastroute.proxy.listener import Listener
+from fastroute.proxy.seat import Seat, own_seat
 from fastroute.proxy.sockets import lend, open_sockets
 
 __all__ = ["Proxy"]
@@ -41,6 +42,7 @@ class Proxy:
         sockets: listener's name -> bound, listening sockets, which the proxy then owns; None: it binds them itself.
         clock: stamps cookies; tests hold it still.
         affinity: what remembers bindings, for all sticky pools; None: made from the configuration.
+        seat: where it counts for others to read, and whose orders it follows; None: by itself.
 
     Notes:
         Belongs to one event loop. `async with` starts it and closes it.
@@ -53,8 +55,10 @@ class Proxy:
         sockets: Mapping[str, list[socket.socket]] | None = None,
         clock: Clock = SYSTEM,
         affinity: Any = None,
+        seat: Seat | None = None,
     ) -> None:
         self._config, self._given, self._clock, self._affinity = config, sockets, clock, affinity
+        self._seat = seat if seat is not None else own_seat(config)
         self._engine: Engine | None = None
         self._parts: Parts | None = None
         self._listeners: list[Listener] = []
@@ -69,17 +73,22 @@ class Proxy:
         """
         if self._engine is not None:
             raise UsageError("this proxy was started before; make another one")
-        self._engine = engine = Engine(self._clock)
+        self._engine = engine = Engine(self._clock, row=self._seat.row)
         try:
-            self._parts = await open_parts(self._config, engine, clock=self._clock, affinity=self._affinity)
+            self._parts = await open_parts(
+                self._config, engine, clock=self._clock, affinity=self._affinity, seat=self._seat
+            )
+            self._seat.start(self._parts)
             sockets = self._given if self._given is not None else self._open()
             engine.start(asyncio.get_running_loop())
             for name, listener in self._config.listeners.items():
-                relay = make_relay(self._config, listener, self._parts.pools[listener.pool], engine)
+                parts, column = self._parts.pools[listener.pool], self._seat.columns.listeners[name]
+                relay = make_relay(self._config, listener, parts, engine, self._seat, column)
                 self._listeners.append(Listener(name, relay, list(sockets[name])))
             for ready in self._listeners:
                 await ready.start()
                 self._addresses[ready.name] = ready.addresses()
+            self._seat.accept(True)
         except BaseException:
             await self.aclose()
             raise
@@ -104,6 +113,7 @@ class Proxy:
         end_s = loop.time() + timeout_s
         idle_until_s = loop.time() + min(IDLE_GRACE_S, timeout_s / 2)
         self._engine.drain()
+        self._seat.accept(False)
         for listener in self._listeners:
             listener.stop_accepting()
         while True:
@@ -120,6 +130,8 @@ class Proxy:
         for listener in self._listeners:
             listener.stop_accepting()
             listener.relay.abort()
+        self._seat.accept(False)
+        self._seat.stop()
         if self._parts is not None:
             for parts in self._parts.pools.values():
                 parts.lines.close_idle()

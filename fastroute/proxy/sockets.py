@@ -57,6 +57,15 @@ def open_sockets(config: Config, held: Sockets | None = None) -> Sockets:
                     opened.append(fresh)
                     have.append(fresh)
                 sockets[address] = have
+        if config.admin is not None:
+            address = config.admin.bind
+            have = list(held.get(address, ()))
+            if not have:
+                have.append(_open("admin", address, share=False))
+                opened.append(have[0])
+                if have[0].family == socket.AF_UNIX:
+                    os.chmod(have[0].getsockname(), 0o600)
+            sockets[address] = have[:1]
     except BaseException:
         for fresh in opened:
             close_socket(fresh)

@@ -8,6 +8,8 @@ Rules of this file:
 - The workers of one configuration are a generation. A reload makes a second one on the same sockets and drains the
   first only when all of the second accept; if one of them fails, the second goes and the first stays.
 - Every wait has a limit; whoever is left when it passes is killed.
+- What serves the admin listener is one more process of a generation, so that neither a scrape nor a mistake there costs
+  a request anything. It is stopped last: what drains can be watched.
 - Signals: TERM and INT drain and stop, a second one stops at once, HUP reloads. Workers get TERM (drain) and KILL only.
 """
 
@@ -24,9 +26,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from fastroute._core.board import Board
 from fastroute.config.load import Loaded
 from fastroute.config.schema import Config
 from fastroute.errors import FastrouteError
+from fastroute.metrics.layout import Columns, Ledger, make_board
+from fastroute.proxy.seat import Seat
 from fastroute.proxy.sockets import Sockets, close_dropped, close_socket, lend, open_sockets
 from fastroute.proxy.worker import READY, MakeProxy, die_with_parent, drain_s, run_worker
 
@@ -45,7 +50,13 @@ START_S = 30.0
 STOP_MARGIN_S = 2.0
 """What a worker gets beyond the drain time to close and exit."""
 
+ADMIN = -1
+"""Index of the process that serves the admin listener."""
+
 log = logging.getLogger("fastroute.supervisor")
+
+AdminMain = Callable[..., int]
+"""Called in a process of its own as main(config, socket, board, columns, ready_fd=, lifeline_fd=); the exit status."""
 
 
 @dataclass(eq=False)
@@ -57,6 +68,14 @@ class _Worker:
     ready: bool = False
     stop_by_s: float | None = None
     """Set when it was told to stop: killed after that."""
+    row: int = -1
+    """Of the board."""
+    told: bool = False
+    """Of the admin process, when the replica stops: it was told to."""
+
+    @property
+    def name(self) -> str:
+        return "the admin process" if self.index == ADMIN else f"worker {self.index}"
 
 
 @dataclass(eq=False)
@@ -68,10 +87,19 @@ class _Generation:
     due_s: dict[int, float] = field(default_factory=dict)
     """Index -> when its replacement starts."""
     deaths: dict[int, int] = field(default_factory=dict)
+    columns: Columns | None = None
+    """Of the board."""
+    without_admin: bool = False
+
+    def indices(self, with_admin: bool) -> list[int]:
+        """Who belongs to it."""
+        return [*range(self.config.workers), *([ADMIN] if with_admin and self.config.admin is not None else [])]
 
     @property
     def is_ready(self) -> bool:
-        return len(self.workers) == self.config.workers and all(worker.ready for worker in self.workers.values())
+        workers = [worker for worker in self.workers.values() if worker.index != ADMIN]
+        admin = self.config.admin is None or self.without_admin or ADMIN in self.workers
+        return len(workers) == self.config.workers and admin and all(one.ready for one in self.workers.values())
 
 
 class Supervisor:
@@ -81,10 +109,16 @@ class Supervisor:
         loaded: the configuration to start with.
         read: reads and checks it again, with what the command line overrides, for each reload; raises ConfigError.
         make: makes a worker's Proxy; imported before the fork, so that the workers share its code's memory.
+        admin: serves the admin listener; None: nothing is counted for others, and [admin] is not looked at.
     """
 
-    def __init__(self, loaded: Loaded, read: Callable[[], Loaded], *, make: MakeProxy) -> None:
-        self._loaded, self._read, self._make = loaded, read, make
+    def __init__(
+        self, loaded: Loaded, read: Callable[[], Loaded], *, make: MakeProxy, admin: AdminMain | None = None
+    ) -> None:
+        self._loaded, self._read, self._make, self._admin = loaded, read, make, admin
+        self._board: Board | None = None
+        self._ledger: Ledger | None = None
+        self._rows: list[int] = []
         self._current: _Generation | None = None
         self._next: _Generation | None = None
         self._leaving: list[_Worker] = []
@@ -109,14 +143,18 @@ class Supervisor:
         self._warn(loaded)
         _raise_file_limit()
         sockets = open_sockets(loaded.config)
-        self._current = _Generation(loaded.config, sockets)
+        if self._admin is not None:
+            self._board = make_board(loaded.config)
+            self._ledger = Ledger(self._board)
+            self._rows = list(range(self._board.rows))[::-1]
+        self._current = self._generation(loaded.config, sockets)
         handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         wakeup = signal.set_wakeup_fd(self._signals_in, warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
         self._selector.register(self._signals, selectors.EVENT_READ, None)
         try:
-            for index in range(loaded.config.workers):
+            for index in self._current.indices(self._admin is not None):
                 self._start(self._current, index)
             while self._turn():
                 pass
@@ -149,15 +187,25 @@ class Supervisor:
         for worker in [*self._leaving, *self._starting()]:
             if self._deadline_s(worker) <= now_s:
                 log.warning(
-                    "worker %d (pid %d) did not %s in time: killed",
-                    worker.index,
+                    "%s (pid %d) did not %s in time: killed",
+                    worker.name,
                     worker.pid,
                     "stop" if worker.stop_by_s is not None else "start",
                 )
                 _kill(worker.pid, signal.SIGKILL)
                 worker.stop_by_s = now_s + START_S  # until it is reaped
         self._settle()
+        if self._stopping and self._leaving and all(worker.index == ADMIN for worker in self._leaving):
+            self._stop_admins()
         return bool(self._leaving) if self._stopping else True
+
+    def _stop_admins(self) -> None:
+        """The last worker is gone: nothing is left to be watched."""
+        for worker in self._leaving:
+            if not worker.told:
+                worker.told = True
+                worker.stop_by_s = time.monotonic() + STOP_MARGIN_S
+                _kill(worker.pid, signal.SIGTERM)
 
     def _wait_s(self) -> float | None:
         times = [self._deadline_s(worker) for worker in [*self._leaving, *self._starting()]]
@@ -198,9 +246,62 @@ class Supervisor:
 
     # Workers ----------------------------------------------------------------------------------------------------------
 
+    def _generation(self, config: Config, sockets: Sockets) -> _Generation:
+        columns = self._ledger.assign(config) if self._ledger is not None else None
+        return _Generation(config, sockets, columns=columns, without_admin=self._admin is None)
+
+    def _take_row(self, index: int) -> int:
+        """A row for a worker, whose counts it goes on from; -1: none is left, or there is no board."""
+        if self._board is None or index == ADMIN:
+            return -1
+        if not self._rows:
+            log.warning("worker %d counts for itself: more workers drain than the board has rows", index)
+            return -1
+        row = self._rows.pop()
+        self._board.take(row, os.getpid())  # the child writes its own pid: gauges are clean before it begins
+        return row
+
+    def _leave_row(self, worker: _Worker) -> None:
+        if self._board is not None and worker.row >= 0:
+            self._board.leave(worker.row)
+            self._rows.append(worker.row)
+            worker.row = -1
+
+    def _run_child(self, generation: _Generation, index: int, row: int, writing: int) -> int:
+        """In the child."""
+        if index == ADMIN:
+            assert self._admin is not None
+            assert generation.config.admin is not None
+            own = generation.sockets[generation.config.admin.bind][0]
+            self._close_others({id(own)})
+            return self._admin(
+                generation.config,
+                own,
+                self._board,
+                generation.columns,
+                ready_fd=writing,
+                lifeline_fd=self._lifeline,
+            )
+        lent = lend(generation.config, generation.sockets, index)
+        self._close_others({id(one) for many in lent.values() for one in many})
+        seat = None
+        if row >= 0 and self._board is not None and generation.columns is not None:
+            self._board.take(row, os.getpid())
+            seat = Seat(self._board.row(row), generation.columns)
+        return run_worker(
+            generation.config,
+            lent,
+            index=index,
+            ready_fd=writing,
+            lifeline_fd=self._lifeline,
+            make=self._make,
+            seat=seat,
+        )
+
     def _start(self, generation: _Generation, index: int) -> None:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         parent_pid = os.getpid()
+        row = self._take_row(index)
         sys.stderr.flush()
         sys.stdout.flush()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -209,12 +310,7 @@ class Supervisor:
             status = 1
             try:
                 self._become_worker(blocked, parent_pid)
-                lent = lend(generation.config, generation.sockets, index)
-                mine = {id(one) for many in lent.values() for one in many}
-                self._close_others(mine)
-                status = run_worker(
-                    generation.config, lent, index=index, ready_fd=writing, lifeline_fd=self._lifeline, make=self._make
-                )
+                status = self._run_child(generation, index, row, writing)
             except BaseException:
                 log.exception("worker %d failed; this is a bug in fastroute, please report it", index)
             finally:
@@ -222,7 +318,7 @@ class Supervisor:
                 os._exit(status)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(writing)
-        worker = _Worker(index, pid, reading, time.monotonic())
+        worker = _Worker(index, pid, reading, time.monotonic(), row=row)
         generation.workers[index] = worker
         self._selector.register(reading, selectors.EVENT_READ, worker)
 
@@ -259,6 +355,7 @@ class Supervisor:
                 self._on_death(worker, os.waitstatus_to_exitcode(status))
 
     def _on_death(self, worker: _Worker, code: int) -> None:
+        self._leave_row(worker)
         if worker in self._leaving:
             self._leaving.remove(worker)
             return
@@ -266,10 +363,10 @@ class Supervisor:
         generation = next(one for one in self._generations() if one.workers.get(worker.index) is worker)
         del generation.workers[worker.index]
         if generation is self._next and not worker.ready:
-            log.error("reload refused: a worker of the new configuration %s; the old one stays", how)
+            self._refuse_reload(f"a process of the new configuration {how}")
             self._drop_next()
         elif not self._announced and generation is self._current:
-            log.error("worker %d %s before it accepted: nothing is served", worker.index, how)
+            log.error("%s %s before it accepted: nothing is served", worker.name, how)
             self._status = 1
             self._stop("a failed start", quiet=True)
         else:
@@ -277,7 +374,7 @@ class Supervisor:
             deaths = 1 if lived_s >= SETTLED_S else generation.deaths.get(worker.index, 0) + 1
             generation.deaths[worker.index] = deaths
             delay_s = restart_delay_s(deaths)
-            log.error("worker %d (pid %d) %s; another starts in %.2f s", worker.index, worker.pid, how, delay_s)
+            log.error("%s (pid %d) %s; another starts in %.2f s", worker.name, worker.pid, how, delay_s)
             generation.due_s[worker.index] = time.monotonic() + delay_s
 
     # Changes ----------------------------------------------------------------------------------------------------------
@@ -295,7 +392,9 @@ class Supervisor:
             if old is not None:
                 self._tell_to_stop(old)
                 close_dropped(old.sockets, self._current.sockets)
-            log.info("reload done: %d workers run the new configuration", self._current.config.workers)
+            done = f"{self._current.config.workers} workers run the new configuration"
+            log.info("reload done: %s", done)
+            self._note_reload(True, done)
             if self._reload_again:
                 self._reload_again = False
                 self._reload()
@@ -311,15 +410,24 @@ class Supervisor:
             loaded = self._read()
             if loaded.config == self._current.config:
                 log.info("reload: nothing has changed")
+                self._note_reload(True, "nothing has changed")
                 return
             self._warn(loaded)
             sockets = open_sockets(loaded.config, self._current.sockets)
         except FastrouteError as error:
-            log.error("reload refused, the old configuration stays: %s", error)
+            self._refuse_reload(str(error))
             return
-        self._next = _Generation(loaded.config, sockets)
-        for index in range(loaded.config.workers):
+        self._next = self._generation(loaded.config, sockets)
+        for index in self._next.indices(self._admin is not None):
             self._start(self._next, index)
+
+    def _refuse_reload(self, why: str) -> None:
+        log.error("reload refused, the old configuration stays: %s", why)
+        self._note_reload(False, why)
+
+    def _note_reload(self, ok: bool, text: str) -> None:
+        if self._board is not None:
+            self._board.note_reload(ok, text)
 
     def _warn(self, loaded: Loaded) -> None:
         """Log what the last configuration did not draw already."""
@@ -348,7 +456,10 @@ class Supervisor:
         for worker in generation.workers.values():
             worker.stop_by_s = by_s
             self._leaving.append(worker)
-            _kill(worker.pid, signal.SIGTERM)
+            if worker.index == ADMIN and self._stopping:
+                worker.stop_by_s = by_s + STOP_MARGIN_S  # its turn comes when the last worker is gone
+            else:
+                _kill(worker.pid, signal.SIGTERM)
         generation.workers.clear()
         generation.due_s.clear()
 
@@ -359,6 +470,8 @@ class Supervisor:
             self._kill_all()
             return
         self._stopping = True
+        if self._board is not None:
+            self._board.stopping = True
         generations = self._generations()
         if not quiet:
             seconds = max((drain_s(one.config) for one in generations), default=0.0)

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from fastroute.config.schema import Config
 from fastroute.errors import FastrouteError
+from fastroute.proxy.seat import Seat
 
 READY = b"+"
 """What the worker writes when every listener accepts."""
@@ -38,7 +39,7 @@ class ProxyLike(Protocol):
 
 
 MakeProxy = Callable[..., ProxyLike]
-"""Called as make(config, sockets={listener: [socket]})."""
+"""Called as make(config, sockets={listener: [socket]}), with seat=Seat where the supervisor has a board."""
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -71,6 +72,7 @@ def run_worker(
     ready_fd: int,
     lifeline_fd: int,
     make: MakeProxy,
+    seat: Seat | None = None,
 ) -> int:
     """Run until told to stop; returns the exit status.
 
@@ -81,10 +83,11 @@ def run_worker(
         ready_fd: READY is written there once, then it is closed.
         lifeline_fd: end of file there means that the supervisor is gone.
         make: makes the Proxy.
+        seat: where it counts, and whose orders it follows.
     """
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_serve(config, sockets, index, ready_fd, lifeline_fd, make))
+            runner.run(_serve(config, sockets, index, ready_fd, lifeline_fd, make, seat))
     except FastrouteError as error:
         log.error("worker %d: %s", index, error)
         return 1
@@ -104,12 +107,13 @@ async def _serve(
     ready_fd: int,
     lifeline_fd: int,
     make: MakeProxy,
+    seat: Seat | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(lifeline_fd, _supervisor_is_gone)
-    proxy = make(config, sockets=sockets)
+    proxy = make(config, sockets=sockets) if seat is None else make(config, sockets=sockets, seat=seat)
     try:
         await proxy.start()
         gc.collect()

@@ -176,6 +176,9 @@ SCENARIOS = {
         _way("drop"), "one balancer's packets to the store are swallowed", ways=True, haproxy=True
     ),
     "one replica refused": Scenario(_way("refuse"), "one balancer's connections to the store are reset", ways=True),
+    "each of two nodes killed in turn": Scenario(
+        each_node_killed_in_turn, "copies = 2: each of two memcached killed in turn, and back empty", nodes=2
+    ),
     "one replica 20 ms away": Scenario(_way("delay", 0.01), "10 ms each way from one balancer to the store", ways=True),
     "one replica 200 ms away": Scenario(_way("delay", 0.1), "100 ms each way, over the time limit of 50 ms", ways=True),
 }

@@ -250,7 +250,6 @@ LATER = [
     ('pool = "app"', 'pool = "app"\ntls = { certificate = "c", key = "k" }'),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
     ("[store]", "[cache]\nenabled = true\n[store]"),
-    ("[store]", '[admin]\nbind = "127.0.0.1:9900"\n[store]'),
     ("[store]", '[access_log]\nformat = "json"\n[store]'),
 ]
 

@@ -54,7 +54,7 @@ def main() -> int:
         virtual_s += outcome.virtual_s
         for name, count in outcome.counts.items():
             counts[name] = counts.get(name, 0) + count
-        if done % 1000 == 0:
+        if done % 250 == 0:
             print(f"{done} runs, {events} events, {time.monotonic() - began_s:.0f} s", flush=True)
     print(f"runs that passed: {done}; failing seeds: {failures}")
     print(f"events: {events}; virtual time: {virtual_s:.0f} s")

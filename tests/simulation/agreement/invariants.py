@@ -23,7 +23,8 @@ decision that was made without the store. The decision of a key is a triple (ter
 - I8 a record does not expire within its lifetime (less the second that memcached's clock is coarse) after an answer
   for which the store was asked; with I5, which bounds how long it is not asked, that is the sliding expiry.
 - I9 unknown is neither: both outcomes of an unanswered write happen in the model; I1 and I2 accept what stood, only.
-- I10 after the faults: one request per worker and key, near_ttl, again one each, and all agree, with the store too.
+- I10 after the faults: one request per worker and key, near_ttl, again one each, and all agree, with the store too;
+  with copies a quarter of the ttl and once more, because followers are looked at so often only.
 - I11 replies reach their own request: a term belongs to one key, in the store and in every answer; and every reply
   carries the mark of its request, which the product's codec checks.
 - I12 records leave the store by expiry, eviction, flush, restart or release only; no command of a worker removes one.

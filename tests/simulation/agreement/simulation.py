@@ -206,7 +206,7 @@ class Simulation(World):
     def _converge(self, events_max: int) -> None:
         scheduler = self.scheduler
         answers: dict[bytes, dict[str, Triple]] = {user.key: {} for user in self.users}
-        for _ in range(2):
+        for _ in range(2 if self.options.copies == 1 else 3):  # what a touch of followers found is answered next time
             order = [(worker, user) for worker in self.workers for user in self.users]
             self.random.shuffle(order)
             for worker, user in order:

@@ -1,0 +1,3 @@
+from fastroute._core.zone import Zone
+
+def bindings_by_slot(zone: Zone, now_tick: int | None = None) -> dict[int, int]: ...

@@ -1,0 +1,95 @@
+"""The JSON that the admin interface answers with, out of figures and orders. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastroute.metrics.figures import Figures, PoolFigures, ServerFigures
+from fastroute.proxy.orders import Order
+
+__all__ = ["order_of", "pool_of", "ready", "server_of", "statistics_of"]
+
+
+def server_of(server: ServerFigures, order: Order) -> dict[str, Any]:
+    """One server."""
+    return {
+        "name": server.name,
+        "address": server.address,
+        "state": server.state,
+        "weight": server.weight,
+        "weight_effective": server.weight_effective,
+        "backup": server.backup,
+        "in_flight": server.in_flight,
+        "bindings": server.bindings,
+        "requests_total": server.requests,
+        "failures_total": server.failures,
+        "responses": server.responses,
+        "latency_ms": round(server.latency_s * 1000, 3),
+        "last_check": {},
+        "states": server.states,
+        "order": order_of(order),
+    }
+
+
+def order_of(order: Order) -> dict[str, Any] | None:
+    """What an operator gave, None for nothing."""
+    if order.state is None and order.weight is None:
+        return None
+    return {"state": order.state, "weight": order.weight, "given_at": order.given_ms / 1000}
+
+
+def pool_of(pool: PoolFigures, servers: list[dict[str, Any]]) -> dict[str, Any]:
+    """One pool."""
+    return {
+        "name": pool.name,
+        "policy": pool.policy,
+        "ready": pool.ready_min,
+        "panic": pool.panic,
+        "pending": pool.pending,
+        "bindings": pool.bindings,
+        "requests_total": pool.requests,
+        "selections": {reason: count for reason, count in pool.selections.items() if count},
+        "retries": pool.retries,
+        "servers": servers,
+    }
+
+
+def ready(figures: Figures) -> list[str]:
+    """Why the replica is not ready; empty when it is."""
+    reasons = []
+    if figures.stopping:
+        reasons.append("the replica is stopping")
+    accepting = sum(accepts for _, _, accepts, _ in figures.workers)
+    if accepting < figures.workers_wanted:
+        reasons.append(f"{accepting} of {figures.workers_wanted} workers accept")
+    for pool in figures.pools:
+        if not any(server.state == "ready" and server.weight for server in pool.servers):
+            reasons.append(f"pool {pool.name} has no ready server")
+    return reasons
+
+
+def statistics_of(figures: Figures, version: str) -> dict[str, Any]:
+    """Everything that is counted."""
+    pools = {}
+    for pool in figures.pools:
+        told = dataclasses.asdict(pool)
+        told["requests"] = pool.requests
+        told["servers"] = {server.pop("name"): server for server in told["servers"]}
+        told["near_modes"] = [("none", "poll", "push")[mode] for mode in pool.near_modes]
+        pools[told.pop("name")] = told
+    return {
+        "version": version,
+        "workers": [
+            {"row": row, "pid": pid, "accepting": accepting, "follows": follows}
+            for row, pid, accepting, follows in figures.workers
+        ],
+        "workers_wanted": figures.workers_wanted,
+        "listeners": {name: {"connections": count} for name, count in figures.listeners.items()},
+        "engine": figures.engine,
+        "pools": pools,
+        "store": {
+            node.name: {k: v for k, v in dataclasses.asdict(node).items() if k != "name"} for node in figures.nodes
+        },
+        "reloads": {"ok": figures.reloads_ok, "refused": figures.reloads_refused},
+    }

@@ -1,0 +1,129 @@
+"""What `fastroute ctl` shows to people: tables out of the admin interface's JSON. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["affinity", "binding", "pools", "printed", "server", "servers"]
+
+COLOURS = {"ready": "green", "draining": "yellow", "maintenance": "blue", "down": "red", "ejected": "magenta"}
+
+
+def printed(table: Any) -> str:
+    """A table as text: colours on a terminal, as wide as it needs to be elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        name, right = column.rstrip("<"), not column.endswith("<")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    return table
+
+
+def _state(one: dict[str, Any]) -> Text:
+    text = Text(one["state"], COLOURS.get(one["state"], ""))
+    if len(one.get("states", {})) > 1:  # the workers do not agree
+        text.append(" (" + ", ".join(f"{count} {state}" for state, count in sorted(one["states"].items())) + ")")
+    return text
+
+
+def _weight(one: dict[str, Any]) -> str:
+    weight, effective = one["weight"], one["weight_effective"]
+    return f"{weight}" if effective == weight else f"{weight} ({effective:g})"
+
+
+def pools(told: list[dict[str, Any]]) -> Table:
+    """One line per pool."""
+    table = _table("POOL<", "POLICY<", "SERVERS", "READY", "BINDINGS", "PENDING", "REQUESTS", "NOTE<")
+    for one in told:
+        note = Text("panic: all servers are used", "red") if one["panic"] else Text("")
+        ready = Text(str(one["ready"]), "red" if not one["ready"] else "")
+        row = (one["name"], one["policy"], str(len(one["servers"])), ready, str(one["bindings"]), str(one["pending"]))
+        table.add_row(*row, str(one["requests_total"]), note)
+    return table
+
+
+def servers(told: list[dict[str, Any]], rates: dict[tuple[str, str], float] | None = None) -> Table:
+    """One line per server of these pools.
+
+    Args:
+        rates: (pool, server) -> requests a second, for a column of its own.
+    """
+    rated = ("REQ/S",) if rates is not None else ()
+    table = _table(
+        "POOL<",
+        "SERVER<",
+        "STATE<",
+        "WEIGHT",
+        "IN FLIGHT",
+        "BINDINGS",
+        *rated,
+        "REQUESTS",
+        "FAILURES",
+        "LATENCY",
+        "ORDER<",
+    )
+    for pool in told:
+        for one in pool["servers"]:
+            order = one.get("order") or {}
+            ordered = ", ".join(f"{key} {order[key]}" for key in ("state", "weight") if order.get(key) is not None)
+            rate = (f"{rates.get((pool['name'], one['name']), 0.0):.1f}",) if rates is not None else ()
+            table.add_row(
+                pool["name"],
+                one["name"],
+                _state(one),
+                _weight(one),
+                str(one["in_flight"]),
+                str(one["bindings"]),
+                *rate,
+                str(one["requests_total"]),
+                Text(str(one["failures_total"]), "red" if one["failures_total"] else ""),
+                f"{one['latency_ms']:.1f} ms" if one["latency_ms"] else "-",
+                ordered,
+            )
+    return table
+
+
+def server(pool: str, told: dict[str, Any]) -> str:
+    """What a change came to, in one or two lines."""
+    lines = [
+        f"{pool}/{told['name']}: {told['state']}, weight {told['weight']}, {told['in_flight']} in flight, "
+        f"{told['bindings']} bindings"
+    ]
+    if told["workers_following"] < told["workers"]:
+        lines.append(f"only {told['workers_following']} of {told['workers']} workers follow so far: look again")
+    if "warning" in told:
+        lines.append(f"warning: {told['warning']}")
+    return "\n".join(lines)
+
+
+def affinity(told: dict[str, Any]) -> Table:
+    """How many bindings each server has."""
+    table = _table("SERVER<", "BINDINGS")
+    for name, count in sorted(told["servers"].items(), key=lambda item: (-(item[1] or 0), item[0])):
+        table.add_row(name, str(count))
+    table.add_row("(all)", str(told["bindings"]))
+    return table
+
+
+def binding(told: dict[str, Any]) -> str:
+    """Where one key is bound."""
+    lines = [f"{told['pool']}: {'bound to ' + str(told['server']) if told['bound'] else 'not bound'}"]
+    for place in ("zone", "store"):
+        found = told[place]
+        if found:
+            lines.append(
+                f"  {place}: " + ", ".join(f"{key} {value}" for key, value in found.items() if value is not None)
+            )
+    return "\n".join(lines)
