@@ -19,6 +19,7 @@ typedef struct {
     size_t peer_size;
     int trusted; /* the peer's forwarded fields count and are kept */
     int tls;
+    int upgrade; /* ask the server to switch protocols, as the client did */
 } fr_forward_request;
 
 typedef struct {
@@ -29,6 +30,21 @@ typedef struct {
     int body;        /* FR_BODY_*: how the body goes to the client; FR_BODY_NONE: there is none */
     int close;       /* the connection ends after this response */
 } fr_forward_response;
+
+/* Connection and Upgrade written anew, for the one message on each side that switches protocols (RFC 9110, 7.8). */
+static inline void fr_put_upgrade(fr_out *out, const uint8_t *data, const fr_head *head)
+{
+    fr_out_lit(out, "Connection: upgrade\r\nUpgrade: ");
+    for (unsigned i = 0; i < head->field_count; i++) {
+        const fr_field *field = &head->fields[i];
+
+        if (field->id == FR_FIELD_UPGRADE) {
+            fr_out_put(out, data + field->value_at, field->value_size);
+            break;
+        }
+    }
+    fr_out_lit(out, "\r\n");
+}
 
 static inline int fr_same_text(const uint8_t *data, size_t size, const char *lower, size_t lower_size)
 {
@@ -235,6 +251,8 @@ static inline void fr_write_request(fr_out *out, const uint8_t *data, const fr_h
             fr_put_field(out, data, field);
         }
     }
+    if (FR_UNLIKELY(how->upgrade))
+        fr_put_upgrade(out, data, head);
     fr_out_lit(out, "X-Forwarded-For: ");
     if (FR_UNLIKELY(forwarded_for)) {
         for (unsigned i = 0; i < head->field_count; i++) {
@@ -344,6 +362,8 @@ static inline int fr_write_response(fr_out *out, const uint8_t *data, const fr_h
                 fr_put_field(out, data, field);
         }
     }
+    if (head->status == 101)
+        fr_put_upgrade(out, data, head);
     if (head->status < 200)
         return removed;
     if (FR_UNLIKELY(!said_date)) {

@@ -35,7 +35,7 @@ from fastroute._core.http_head cimport (
     fr_head,
 )
 from fastroute._core.http_reading cimport (
-    FR_PHASE_CONNECTING, FR_PHASE_GATHERING, FR_PHASE_NONE, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, Reading
+    FR_PHASE_CONNECTING, FR_PHASE_GATHERING, FR_PHASE_NONE, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, FR_READ_TUNNEL, Reading
 )
 from fastroute._core.http_sticky cimport FR_FROM_INSERT
 from fastroute._core.http_terms cimport Terms
@@ -53,6 +53,7 @@ cdef extern from "fr_forward.h" nogil:
         size_t peer_size
         int trusted
         int tls
+        int upgrade
     void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how) noexcept
     int fr_max_forwards(const uint8_t *data, const fr_head *head) noexcept
 
@@ -80,6 +81,9 @@ cdef class Attempt(Reading):
         pass
 
     cdef void cut(self) noexcept:
+        pass
+
+    cdef void tunnel_over(self) noexcept:
         pass
 
     cdef Py_ssize_t begin(self, const uint8_t *data, const fr_head *head, Py_ssize_t more) noexcept:
@@ -123,6 +127,7 @@ cdef class Attempt(Reading):
             return 0
         how.trusted = self.trusted
         how.tls = 0
+        how.upgrade = self.upgrades = head.upgrade
         how.peer = <const uint8_t *>PyBytes_AS_STRING(self.peer)
         how.peer_size = PyBytes_GET_SIZE(self.peer)
         how.cookie = terms.sticky.own_cookie(&how.cookie_size)
@@ -462,7 +467,10 @@ cdef class Attempt(Reading):
     cdef void on_fail(self, int how, bint reused) noexcept:
         self.up = None
         if self.head_flushed:
-            self.cut()
+            if self.state == FR_READ_TUNNEL:
+                self.tunnel_over()
+            else:
+                self.cut()
             return
         fr_out_clear(&self.engine.out)
         self.head_sent = False  # it had not left yet
@@ -484,6 +492,12 @@ cdef class Attempt(Reading):
         self.answer(504 if how == FR_FAIL_TIMEOUT else 502, not self.request_complete)
 
     cdef void on_flow(self, bint paused) noexcept:
+        if self.state == FR_READ_TUNNEL:
+            if paused:
+                self.hold()
+            else:
+                self.unhold()
+            return
         if self.state != FR_READ_BODY:
             return
         if paused:

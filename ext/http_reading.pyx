@@ -3,6 +3,7 @@
 Not here: where a request goes (http_attempt), answers and the end of the connection (http_relay).
 
     HEAD -> BODY -> HOLD -> HEAD ...       HOLD: the request is in, what follows it waits for its answer
+    HOLD -> TUNNEL                         the server agreed to another protocol: bytes
     any  -> DISCARD                        refused or cut short: answer, half-close, read away, close
 
 Rules of this file: nothing goes on before its head was accepted whole, and bytes of a refused body never do. What waits is
@@ -38,6 +39,9 @@ cdef class Reading(Sink):
     cdef void cut_short(self) noexcept:
         pass
 
+    cdef void half_closed(self) noexcept:
+        pass
+
     cdef Py_ssize_t consume(self, const uint8_t *data, Py_ssize_t size) noexcept:
         cdef fr_head *head = self.engine.request
         cdef Py_ssize_t at = 0, used
@@ -67,6 +71,10 @@ cdef class Reading(Sink):
             elif self.state == FR_READ_HOLD:
                 self.hold()
                 break
+            elif self.state == FR_READ_TUNNEL:
+                self.arm(self.terms.tunnel_ms)
+                self.go_on(data + at, size - at, False)
+                at = size
             else:
                 at = size
         self.consuming = False
@@ -181,4 +189,7 @@ cdef class Reading(Sink):
             self.refuse_head(400)
         elif self.state == FR_READ_BODY:
             self.cut_short()
+        elif self.state == FR_READ_TUNNEL:
+            self.half_closed()
+            return None if self.closed else True
         return None

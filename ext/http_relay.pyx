@@ -19,7 +19,7 @@ from libc.string cimport memset
 from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
 from fastroute._core.http_attempt cimport Attempt
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_UNTIL_CLOSE, fr_head
-from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD
+from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out, fr_out_chunk, fr_out_clear, fr_out_put, fr_out_text
 
@@ -251,6 +251,87 @@ cdef class Downstream(Attempt):
         fr_out_text(out, b"\r\n")
         self.head_sent = True
 
+    # ---- tunnels -----------------------------------------------------------------------------------------------
+
+    cdef void on_switch(self, const uint8_t *data, const fr_head *head) noexcept:
+        """The server agreed to another protocol: from here on bytes go both ways as they are, until both sides have ended."""
+        cdef Relay relay = self.relay
+        cdef fr_out *out = &self.engine.out
+        cdef fr_forward_response how
+        memset(&how, 0, sizeof(how))
+        how.cookie = relay.sticky.own_cookie(&how.cookie_size)
+        self.head_ns = fr_now_ns()
+        self.latency_ns = self.head_ns - self.started_ns
+        self.engine.counts.responses[1] += 1
+        self.line.counted.responses[1] += 1
+        if self.attempts or self.refreshed:
+            self.terms.counted.retries[FR_RETRY_OK] += 1
+        self.count_time()  # the request's; how long the tunnel lasts is its users' business
+        self.head_ns = 0
+        self.engine.counts.tunnels += 1
+        self.engine.counts.tunnels_total += 1
+        self.line.failures = 0
+        self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
+        if relay.sticky.learns:
+            self._learn(data, head)
+        relay.sticky.put_cookie(out, &self.binding, self.line.digest)
+        if relay.debug:
+            self._put_debug(out)
+        fr_out_text(out, b"\r\n")
+        self.head_sent = self.head_flushed = True
+        self.keep = False
+        self.out_body = FR_BODY_UNTIL_CLOSE
+        self.state = FR_READ_TUNNEL
+        self.on_flush()
+        if self.closed:
+            return
+        self.arm(relay.tunnel_ms)
+        self.unhold()
+        self.consume_kept()  # what the client sent ahead
+        if self.eof and self.up is not None:
+            self.up.half_close()
+
+    cdef void half_closed(self) noexcept:
+        if self.up is None:
+            self.abort(False)
+        elif self.up.eof:
+            self._tunnel_ends()
+        else:
+            self.up.half_close()
+
+    cdef void on_half_close(self) noexcept:
+        if self.eof:
+            self._tunnel_ends()
+            return
+        try:
+            self.transport.write_eof()
+        except Exception:  # TLS has no half-close
+            self._tunnel_ends()
+
+    cdef void on_renew(self) noexcept:
+        if self.binding.bound and self.key is not None:
+            try:
+                self.relay.router.touch_soon(self.key)
+            except Exception as error:
+                self.report(error)
+
+    cdef void tunnel_over(self) noexcept:
+        self._tunnel_ends()
+
+    cdef void _tunnel_ends(self) noexcept:
+        """What is on its way goes out on both sides; then both end."""
+        if self.phase == FR_PHASE_NONE:
+            return
+        self.phase = FR_PHASE_NONE
+        self.epoch += 1
+        self.engine.counts.tunnels -= 1
+        if self.up is not None:
+            self.up.let_go()
+            self.up = None
+        self.count_out(False)
+        self.ended()
+        self.close()
+
     cdef void _learn(self, const uint8_t *data, const fr_head *head) noexcept:
         try:
             self.relay.sticky.learn(self.relay.router, data, head, self.key, self.slot, &self.engine.out, &self.binding)
@@ -285,6 +366,8 @@ cdef class Downstream(Attempt):
         elif out.size:
             self.head_flushed = self.head_sent
             self.put(out.data, out.size)
+            if self.state == FR_READ_TUNNEL:
+                self.arm(self.relay.tunnel_ms)
         fr_out_clear(out)
 
     cdef void on_end(self) noexcept:
@@ -351,7 +434,9 @@ cdef class Downstream(Attempt):
             count = self.relay.clients.pop(self.peer, 1) - 1
             if count:
                 self.relay.clients[self.peer] = count
-        if self.phase != FR_PHASE_NONE:
+        if self.phase != FR_PHASE_NONE and self.state == FR_READ_TUNNEL:
+            self._tunnel_ends()
+        elif self.phase != FR_PHASE_NONE:
             self.engine.counts.aborted_by_client += 1
             self._drop()
         self.request = self.key = None
@@ -375,6 +460,12 @@ cdef class Downstream(Attempt):
                 self.abort(False)
             else:
                 self.arm(LINGER_MS)
+        elif self.state == FR_READ_TUNNEL:
+            if self.writing_paused and not self.stalled():
+                self.arm(self.relay.tunnel_ms)
+            else:
+                self.engine.counts.timeout_tunnel += 1
+                self._tunnel_ends()
         elif self.writing_paused:
             if self.stalled():
                 self.engine.counts.timeout_send += 1
@@ -394,7 +485,7 @@ cdef class Downstream(Attempt):
                 self.up.hold()
                 self.up.disarm()
             self.unsent_before = self.unsent()
-            self.arm(self.relay.idle_ms)
+            self.arm(self.relay.tunnel_ms if self.state == FR_READ_TUNNEL else self.relay.idle_ms)
         else:
             if self.state == FR_READ_HOLD:
                 self.disarm()
@@ -406,4 +497,8 @@ cdef class Downstream(Attempt):
                 self._next()
             if self.up is not None and self.up.reading_paused:
                 self.up.unhold()
-                self.up.arm(self.relay.lines.response_ms)
+                if self.state == FR_READ_TUNNEL:
+                    self.arm(self.relay.tunnel_ms)
+                    self.up.arm(self.relay.lines.renew_ms)
+                else:
+                    self.up.arm(self.relay.lines.response_ms)

@@ -44,6 +44,7 @@ cdef class Terms:
         self.head_ms = <uint64_t>(timeouts.head_s * 1000)
         self.body_ms = <uint64_t>(timeouts.body_s * 1000)
         self.idle_ms = <uint64_t>(timeouts.idle_s * 1000)
+        self.tunnel_ms = <uint64_t>(timeouts.tunnel_idle_s * 1000)
         self.attempts_max = min(attempts, 7)
         self.trusts, self.debug = trusts, debug
         self.counted, self.row = lines.counted, row

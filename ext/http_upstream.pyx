@@ -2,7 +2,8 @@
 
 Not here: opening connections (slow path, Python), choosing servers, what becomes of a failed request (the sink decides).
 
-Theory of operation. An Upstream is idle, or carries one exchange for one sink: head -> body -> idle. Responses are
+Theory of operation. An Upstream is idle, or carries one exchange for one sink: head -> body -> idle, or
+head -> tunnel, after which the connection ends. Responses are
 scanned in place in the bytes that the event loop hands over; only a head that comes in pieces is kept.
 A connection is used again only if the response was fully framed, both sides said keep-alive, the request had gone out
 whole and no byte is left over (RFC 9112, 9.3); a byte on an idle connection closes it: nothing may be matched to the
@@ -49,6 +50,7 @@ cdef enum:
     STATE_LENGTH = 2
     STATE_CHUNKED = 3
     STATE_UNTIL_CLOSE = 4
+    STATE_TUNNEL = 5
 
 
 cdef class Sink(Wire):
@@ -73,6 +75,15 @@ cdef class Sink(Wire):
         pass
 
     cdef void on_flow(self, bint paused) noexcept:
+        pass
+
+    cdef void on_switch(self, const uint8_t *data, const fr_head *head) noexcept:
+        pass
+
+    cdef void on_half_close(self) noexcept:
+        pass
+
+    cdef void on_renew(self) noexcept:
         pass
 
     cdef bint on_connection(self, Upstream upstream) noexcept:
@@ -129,6 +140,17 @@ cdef class Upstream(Wire):
             return -1
         return 0 if sent == size else self.put(data + sent, size - sent)
 
+    cdef void half_close(self) noexcept:
+        try:
+            if not self.closed:
+                self.transport.write_eof()
+        except Exception:
+            self._fail(FR_FAIL_BODY)
+
+    cdef void let_go(self) noexcept:
+        self.sink = None
+        self.close()
+
     cdef void forget(self) noexcept:
         self.sink = None
         self.abort(False)
@@ -170,9 +192,14 @@ cdef class Upstream(Wire):
             if verdict == FR_SCAN_MORE:
                 return at
             self.searched = 0
-            if verdict != FR_SCAN_DONE or head.status == 101:
+            if verdict != FR_SCAN_DONE or (head.status == 101 and not self.sink.upgrades):
                 self._fail(FR_FAIL_PROTOCOL)
                 return -1
+            if head.status == 101:
+                self.state = STATE_TUNNEL
+                self.arm(self.line.lines.renew_ms)
+                self.sink.on_switch(data + at, head)
+                return at + head.head_size
             if head.status >= 200:
                 break
             self.interim += 1
@@ -254,7 +281,7 @@ cdef class Upstream(Wire):
         if self.sink is not None:
             self._body(data + used, size - used, whole)
         if self.sink is not None:
-            if self.state != STATE_HEAD and not self.reading_paused:  # else begin() armed it, for the next exchange
+            if self.state != STATE_HEAD and self.state != STATE_TUNNEL and not self.reading_paused:  # else begin() armed it, for the next exchange
                 self.arm(self.line.lines.response_ms)
             sink.on_flush()
         if self.kept.size:
@@ -286,6 +313,9 @@ cdef class Upstream(Wire):
         self.eof = True
         if self.sink is None or self.closed:
             return None
+        if self.state == STATE_TUNNEL:
+            self.sink.on_half_close()
+            return None if self.closed else True
         if self.state == STATE_UNTIL_CLOSE:
             self._finish(False)
         elif self.state == STATE_HEAD:
@@ -311,6 +341,10 @@ cdef class Upstream(Wire):
         if self.sink is None:
             self.close()
             return
+        if self.state == STATE_TUNNEL:
+            self.arm(self.line.lines.renew_ms)
+            self.sink.on_renew()
+            return
         if self.writing_paused and not self.request_complete and not self.stalled():
             self.arm(self.line.lines.response_ms)
             return
@@ -324,7 +358,9 @@ cdef class Upstream(Wire):
     cdef void flow(self) noexcept:
         if self.sink is None:
             return
-        if self.writing_paused:
+        if self.state == STATE_TUNNEL:
+            pass  # the client's side keeps the time
+        elif self.writing_paused:
             self.unsent_before = self.unsent()
             self.arm(self.line.lines.response_ms)
         elif not self.request_complete:
@@ -404,17 +440,19 @@ cdef class Lines:
         pending: how many requests may wait for a connection, a decision or room.
         retry_ratio: share of the requests under way that may be on a further attempt; 3 always may.
         consecutive: failures of a server in a row after which the slow path hears of them; 0: never.
+        renew_s: how often the binding of an open tunnel is renewed; 0: never.
         tally: where requests are counted for others to read; None: nobody reads them.
     """
 
     def __init__(self, Engine engine, Pool pool, TokenCodec codec, *, response_head_bytes, response_s, idle_s, pending,
-                 retry_ratio=1.0, consecutive=0, Tally tally=None):
+                 retry_ratio=1.0, consecutive=0, renew_s=0, Tally tally=None):
         self.engine, self.pool, self.codec = engine, pool, codec
         self.limits.request_line_bytes = self.limits.head_bytes = response_head_bytes
         self.limits.fields = 256
         self.limits.method_bytes = 64
         self.response_ms, self.idle_ms = <uint64_t>(response_s * 1000), <uint64_t>(idle_s * 1000)
         self.pending_max, self.retry_ratio, self.consecutive_max = pending, retry_ratio, consecutive
+        self.renew_ms = <uint64_t>(renew_s * 1000)
         self.by_slot = []
         self.tally = tally
         self.counted = &self.own_counted if tally is None else tally.pool_cell()

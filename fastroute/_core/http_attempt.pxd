@@ -69,3 +69,5 @@ cdef class Attempt(Reading):
     cdef void answer(self, int status, bint end) noexcept
     # The response cannot be finished: make that visible.
     cdef void cut(self) noexcept
+    # The tunnel has ended on the server's side.
+    cdef void tunnel_over(self) noexcept

@@ -6,11 +6,13 @@ from fastroute._core.http_upstream cimport Sink
 from fastroute._core.http_wire cimport fr_out
 
 # What is read next. HOLD: the request is in, what follows it waits for its answer. DISCARD: the connection is ending.
+# TUNNEL: bytes go to the server as they are.
 cdef enum:
     FR_READ_HEAD = 0
     FR_READ_BODY = 1
     FR_READ_HOLD = 2
     FR_READ_DISCARD = 3
+    FR_READ_TUNNEL = 4
 
 # How far the present request is. Its body is taken once the head is SENT.
 cdef enum:
@@ -54,3 +56,5 @@ cdef class Reading(Sink):
     cdef void refuse_head(self, int status) noexcept
     # The client sends no more within a body.
     cdef void cut_short(self) noexcept
+    # The client sends no more into a tunnel.
+    cdef void half_closed(self) noexcept

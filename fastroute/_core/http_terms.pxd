@@ -19,7 +19,7 @@ cdef class Terms:
     cdef object slow                    # Python: route, move, connect (fastroute.proxy.forward)
     cdef object trusts                  # Python: address -> bool; None: nobody is trusted
     cdef fr_head_limits limits
-    cdef uint64_t body_bytes_max, head_ms, body_ms, idle_ms
+    cdef uint64_t body_bytes_max, head_ms, body_ms, idle_ms, tunnel_ms
     cdef uint32_t requests_per_connection, connections_max, connections_per_client
     cdef int attempts_max
     cdef bint debug

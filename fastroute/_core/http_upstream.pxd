@@ -16,8 +16,9 @@ cdef enum:
     FR_FAIL_BODY = 5                    # closed, timed out or not the protocol within the body
 
 cdef class Sink(Wire):
+    cdef bint upgrades                  # a 101 is an answer to the present exchange
     cdef uint64_t epoch                 # names the present exchange: slow answers to an earlier one are not for it
-    # An interim response (1xx, never 101). data and head live for this call only.
+    # An interim response (1xx, not 101). data and head live for this call only.
     cdef void on_interim(self, const uint8_t *data, const fr_head *head) noexcept
     # The final response head; framing is FR_BODY_* as it applies to this request. May end the exchange.
     cdef void on_head(self, const uint8_t *data, const fr_head *head, int framing) noexcept
@@ -29,6 +30,13 @@ cdef class Sink(Wire):
     cdef void on_fail(self, int how, bint reused) noexcept
     # Everything that one read brought has been passed on.
     cdef void on_flush(self) noexcept
+    # 101: from here on bytes go both ways as they are; on_body has those of the server, more() takes those for it, and
+    # forget() or on_fail ends it.
+    cdef void on_switch(self, const uint8_t *data, const fr_head *head) noexcept
+    # In a tunnel: the server sends no more, but may still read.
+    cdef void on_half_close(self) noexcept
+    # In a tunnel, from time to time: it is still in use.
+    cdef void on_renew(self) noexcept
     # The server takes request bytes again, or no longer.
     cdef void on_flow(self, bint paused) noexcept
     # A connection that another exchange has just done with, for one that waits for a fresh one. False: it was not taken.
@@ -53,6 +61,10 @@ cdef class Upstream(Wire):
     cdef int begin(self, Sink sink, bytes request, bint is_head, bint request_complete) noexcept
     # More bytes of the request as they go on the wire; last: these were the last ones.
     cdef int more(self, const uint8_t *data, Py_ssize_t size, bint last) noexcept
+    # In a tunnel: the client sends no more.
+    cdef void half_close(self) noexcept
+    # In a tunnel: nobody sends any more; what is queued goes out, then the connection ends.
+    cdef void let_go(self) noexcept
     # The sink turns away from the exchange: the connection is closed, no call to the sink follows.
     cdef void forget(self) noexcept
     cdef void _fail(self, int how) noexcept
@@ -87,6 +99,7 @@ cdef class Lines:
     cdef object codec
     cdef fr_head_limits limits
     cdef uint64_t response_ms, idle_ms
+    cdef uint64_t renew_ms              # between two signs of life of a tunnel; 0: none wanted
     cdef list by_slot
     cdef readonly int pending           # requests that wait for a connection or for a decision
     cdef int pending_max

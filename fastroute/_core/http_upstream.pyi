@@ -51,6 +51,7 @@ class Lines:
         pending: int,
         retry_ratio: float = 1.0,
         consecutive: int = 0,
+        renew_s: float = 0,
         tally: Tally | None = None,
     ) -> None: ...
     @property

@@ -61,6 +61,9 @@ ctypedef struct fr_counts:
     uint64_t timeout_idle
     uint64_t timeout_response
     uint64_t timeout_send
+    uint64_t timeout_tunnel
+    uint64_t tunnels                    # open now
+    uint64_t tunnels_total
     uint64_t aborted_by_client
     uint64_t truncated                  # responses cut off because the server failed midway
     uint64_t downstream_connections     # open now

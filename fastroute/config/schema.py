@@ -141,7 +141,8 @@ class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     body_s: Annotated[float, Duration()] = named(default=30.0, name="body")
     """Between two reads."""
     idle_s: Annotated[float, Duration()] = named(default=60.0, name="idle")
-    tunnel_idle_s: Annotated[float, Later(), Duration()] = named(default=3600.0, name="tunnel_idle")
+    tunnel_idle_s: Annotated[float, Duration()] = named(default=3600.0, name="tunnel_idle")
+    """HAProxy: `timeout tunnel`, 1h in its own examples."""
     drain_s: Annotated[float, Duration(0)] = named(default=30.0, name="drain")
 
 

@@ -221,6 +221,7 @@ async def _open_pool(
         pending=of.limits.pending,
         retry_ratio=of.retry.budget_ratio,
         consecutive=of.outlier.consecutive if of.outlier else 0,
+        renew_s=of.sticky.ttl_s / 4 if of.sticky else 0,
         tally=tally,
     )
     waiting = Waiting(engine, pool, time_s=of.limits.pending_time_s)

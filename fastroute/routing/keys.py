@@ -1,7 +1,7 @@
 """Key rules: where in a request the affinity key is found. Pure; the relay has a compiled twin (ext/fr_request_key.h).
 
 A rule is written as in `sticky.on`: "client-ip", "client-ip/24", "client-ip/24,64", "cookie:NAME", "header:NAME",
-"query:NAME", "path-param:NAME", "json:FIELD", or a list of them: first found. What is hashed may be "path" or "url" too.
+"query:NAME", "path-param:NAME", "json:FIELD", or a list of them: first found. Hashes take "path" and "url" too.
 Rules of this file: raw bytes are keys, nothing is decoded but JSON; the first parameter of a name counts.
 """
 

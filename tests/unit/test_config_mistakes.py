@@ -248,7 +248,6 @@ LATER = [
     ('pool = "app"', 'pool = "app"\nproxy_protocol = true'),
     ('pool = "app"', 'pool = "app"\nprotocol = "tcp"'),
     ('pool = "app"', 'pool = "app"\ntls = { certificate = "c", key = "k" }'),
-    ('pool = "app"', 'pool = "app"\ntimeouts.tunnel_idle = "1h"'),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
     ("[store]", "[cache]\nenabled = true\n[store]"),
     ("[store]", '[access_log]\nformat = "json"\n[store]'),
