@@ -33,6 +33,8 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t index) noexcept
     Py_ssize_t PyList_GET_SIZE(object items) noexcept
+    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
 
 KEY_BYTES_MAX = 1 << 20
 """Longest key: a key beyond a mebibyte is a mistake; digest it."""
@@ -47,6 +49,7 @@ cdef int64_t _LIFETIME_MS_MAX = LIFETIME_MS_MAX
 cdef Py_ssize_t _KEY_BYTES_MAX = KEY_BYTES_MAX
 cdef uint64_t _STR_HEAD_BYTES = sys.getsizeof("")
 cdef uint64_t _BYTES_HEAD_BYTES = sys.getsizeof(b"")
+cdef uint64_t _FLOAT_BYTES = sys.getsizeof(0.5)
 
 
 class _Miss:
@@ -373,18 +376,35 @@ def approximate_size_bytes(value):
         O(objects), iterative; a container within itself must not be given (what was decoded from bytes never is).
     """
     cdef uint64_t total = 0
-    cdef list waiting = [value]
+    cdef list waiting
+    cdef object kind = type(value)
+    if kind is str or kind is bytes or kind is int or kind is float or value is None:
+        return scalar_size_bytes(value, kind)
+    waiting = [value]
     while waiting:
         item = waiting.pop()
-        if item is None or item is True or item is False:
-            continue
         kind = type(item)
-        if kind is int and -5 <= item <= 256:
-            continue
-        total += <uint64_t>sys.getsizeof(item)
-        if kind is list or kind is tuple or kind is set or kind is frozenset:
-            waiting.extend(item)
-        elif kind is dict:
-            waiting.extend(item)
+        if kind is dict:
+            total += <uint64_t>sys.getsizeof(item)
+            waiting.extend(<dict>item)
             waiting.extend((<dict>item).values())
+        elif kind is list or kind is tuple or kind is set or kind is frozenset:
+            total += <uint64_t>sys.getsizeof(item)
+            waiting.extend(item)
+        else:
+            total += scalar_size_bytes(item, kind)
     return total
+
+
+cdef inline uint64_t scalar_size_bytes(object item, object kind) except? 0:
+    # The commonest without a call: objects of the C API have a fixed head and their content behind it.
+    if kind is str:
+        if PyUnicode_IS_COMPACT_ASCII(item):
+            return _STR_HEAD_BYTES + <uint64_t>PyUnicode_GET_LENGTH(item)
+    elif kind is bytes:
+        return _BYTES_HEAD_BYTES + <uint64_t>PyBytes_GET_SIZE(item)
+    elif kind is float:
+        return _FLOAT_BYTES
+    elif item is None or item is True or item is False or (kind is int and -5 <= item <= 256):
+        return 0
+    return <uint64_t>sys.getsizeof(item)

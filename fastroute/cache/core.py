@@ -113,7 +113,8 @@ class Core(Reading):
             elif type(step) is TakeOver:
                 answer = yield Ask(step.seen.home.cas_set, (name.store, b"", step.seen.token, self.lease_s))
             elif type(step) is Lock:
-                answer = yield Ask(step.seen.home.get_or_lease, (_lock_key(name), self.lease_s))
+                home = step.seen.home
+                answer = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s), home)
             else:
                 self._counters.waits += not waited
                 waited = True
@@ -206,7 +207,7 @@ class Core(Reading):
         """One process of the fleet replaces a value: who gets the lock's lease, and still finds that value."""
         ticket, stamp = self._near.begin_fill(name.near), self._generations.stamp
         home = self._home(name.store)
-        locked = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s))
+        locked = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s), home)
         if locked.status != HIT or not locked.won or locked.token is None:
             return MISS
         lease = Lease(home, _lock_key(name), locked.token)

@@ -77,6 +77,9 @@ class Versioned(NamedTuple):
 class Reading(Tiers):
     """The steps of get, get_many and get_version; arguments as SharedCache's."""
 
+    _only_home: Any = None
+    """The node where there is but one: given by the driver."""
+
     def _homes(self, store_key: str) -> Sequence[Any]:
         """The nodes that hold a key, in the order in which they decide: given by the driver."""
         raise NotImplementedError
@@ -87,6 +90,8 @@ class Reading(Tiers):
 
     def _home(self, store_key: str) -> Any:
         """The first of its nodes that can be asked."""
+        if self._only_home is not None:
+            return self._only_home
         homes = self._homes(store_key)
         if len(homes) > 1:
             for home in homes:
@@ -109,13 +114,11 @@ class Reading(Tiers):
             held, reply = yield from self._read_generation(home, ask)
             if held is None:
                 return Seen(Outcome.AWAY, home=home)
-        seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home)
+        seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home, held.until_s)
         entry = seen.entry
-        if entry is None:
-            return seen
-        if entry.tags or type(entry.value) is Manifest:
+        if entry is not None and (entry.tags or type(entry.value) is Manifest):
             seen = yield from self._verify(name, seen)
-        return seen._replace(until_s=min(seen.until_s, held.until_s))
+        return seen
 
     def _read_generation(self, home: Any, ask: Ask) -> Steps:
         """Ask for the namespace's generation too: (Held or None, reply)."""
@@ -230,11 +233,9 @@ class Reading(Tiers):
             if held is None or home in lost:
                 seen = Seen(Outcome.AWAY, home=home)
             else:
-                seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home)
-                if seen.entry is not None:
-                    if seen.entry.tags or type(seen.entry.value) is Manifest:
-                        seen = yield from self._verify(name, seen)
-                    seen = seen._replace(until_s=min(seen.until_s, held.until_s))
+                seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home, held.until_s)
+                if seen.entry is not None and (seen.entry.tags or type(seen.entry.value) is Manifest):
+                    seen = yield from self._verify(name, seen)
             value = self._read_end(name, seen, ticket, stamp, MISS)
             if value is not MISS:
                 found[name.near] = value

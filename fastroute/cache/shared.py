@@ -173,6 +173,7 @@ class SharedCache(Writing):
         self._copies = check_copies(copies, len(self._nodes))
         self._seeds = tuple(seed_of(node.name) for node in self._nodes)
         self._alone = self._nodes[:1] if len(self._nodes) == 1 else None
+        self._only_home = self._nodes[0] if len(self._nodes) == 1 else None
         self._flights: dict[str | bytes, _Flight] = {}
         self._refreshes: dict[str | bytes, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -422,7 +423,7 @@ class SharedCache(Writing):
         self._counters.read_time_s += time.perf_counter() - flight.began_s
         if not flight.waiters or self._closed:
             flight.steps.close()
-            if reply.won:  # all have gone: the lease is given back
+            if reply.won:  # all have gone
                 asked.home.delete(asked.args[0], reply.token)
             return
         try:
@@ -489,9 +490,10 @@ class SharedCache(Writing):
             while True:
                 kind = type(step)
                 if kind is Ask:
-                    answer = await step.function(*step.args)
+                    answer = await (step.function(*step.args) if step.home is None else self._leased(step))
                 elif kind is Gather:
-                    answer = await asyncio.gather(*[ask.function(*ask.args) for ask in step.asks])
+                    answers = [ask.function(*ask.args) if ask.home is None else self._leased(ask) for ask in step.asks]
+                    answer = await asyncio.gather(*answers)
                 elif kind is Compute:
                     try:
                         answer = await self._compute_now(step)
@@ -510,6 +512,15 @@ class SharedCache(Writing):
             return end.value
         finally:
             steps.close()
+
+    async def _leased(self, step: Ask) -> Any:
+        """Ask what may win a lease: when nobody waits for the answer any more, what was won is given back."""
+        answer = step.function(*step.args)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            answer.add_done_callback(functools.partial(_give_back, step))
+            raise
 
     async def _pause(self, step: Pause) -> None:
         started_s = time.perf_counter()
@@ -562,6 +573,11 @@ class SharedCache(Writing):
         task = asyncio.get_running_loop().create_task(self._run(step.steps))
         self._refreshes[step.near_key] = task
         task.add_done_callback(lambda _: self._refreshes.pop(step.near_key, None))
+
+
+def _give_back(asked: Ask, answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled() and answer.result().won:
+        asked.home.delete(asked.args[0], answer.result().token)
 
 
 def check_copies(copies: int, nodes: int) -> int:

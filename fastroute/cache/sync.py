@@ -180,6 +180,7 @@ class SharedCache(Writing):
         self._nodes = tuple(BlockingNode(store, number) for number in range(len(store.names)))
         self._copies = check_copies(copies, len(self._nodes))
         self._seeds = tuple(seed_of(name) for name in store.names)
+        self._only_home = self._nodes[0] if len(self._nodes) == 1 else None
         self._start()
 
     def _start(self) -> None:
@@ -420,7 +421,9 @@ class SharedCache(Writing):
                     if step.home is not None:
                         started_s = time.perf_counter()
                         answer = step.function(*step.args)
-                        self._counters.read_time_s += time.perf_counter() - started_s
+                        took_s = time.perf_counter() - started_s
+                        with lock:
+                            self._counters.read_time_s += took_s
                     else:
                         answer = step.function(*step.args)
                 elif kind is Gather:
