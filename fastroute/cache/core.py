@@ -62,7 +62,7 @@ class Core(Reading):
 
     def _steps_fill(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, tags: tuple[bytes, ...]) -> Steps:
         """get_or_compute beyond the near cache: the value."""
-        ticket, stamp = self._near.begin_fill(name.near), self._generations.stamp
+        ticket, stamp = self._begin_fill(name), self._generations.stamp
         seen = yield from self._read(name, True)
         if seen.outcome is Outcome.FRESH:
             entry = seen.entry
@@ -205,7 +205,7 @@ class Core(Reading):
         tags: tuple[bytes, ...],
     ) -> Steps:
         """One process of the fleet replaces a value: who gets the lock's lease, and still finds that value."""
-        ticket, stamp = self._near.begin_fill(name.near), self._generations.stamp
+        ticket, stamp = self._begin_fill(name), self._generations.stamp
         home = self._home(name.store)
         locked = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s), home)
         if locked.status != HIT or not locked.won or locked.token is None:
@@ -286,6 +286,8 @@ class Core(Reading):
             for reply in replies:
                 if reply.status != STORED:
                     return reply.status
+        if self._push is not None:
+            self._push.expect(name.store)
         if token is not None:
             reply = yield Ask(home.cas_set, (name.store, sealed.envelope, token, ttl_s))
         else:

@@ -12,7 +12,7 @@ import base64
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
-from fastroute._core.mc_reply import HIT
+from fastroute._core.mc_reply import HIT, STORED
 from fastroute._core.mc_reply import MISS as ABSENT
 from fastroute.cache.codec import Manifest, Tag
 from fastroute.cache.generations import GENERATION_TTL_S, new_generation, read_generation
@@ -123,12 +123,18 @@ class Reading(Tiers):
     def _read_generation(self, home: Any, ask: Ask) -> Steps:
         """Ask for the namespace's generation too: (Held or None, reply)."""
         pair, reply = yield Gather((self._ask_generation(home, self._generations.namespace_key), ask))
-        value = read_generation(pair[1].value) if pair[1].status == HIT else None
+        value = self._number(pair, self._generations.namespace_key)
         if value is None:
             return None, reply
         if self._generations.learn_node(home, value, self._now_s()):
             self._near.clear()
         return self._generations.of_node(home), reply
+
+    def _number(self, pair: Any, key: str) -> int | None:
+        """The generation that add_then_get found or made."""
+        if self._push is not None and pair[0].status == STORED:
+            self._push.expect(key)
+        return read_generation(pair[1].value) if pair[1].status == HIT else None
 
     def _ask_generation(self, home: Any, key: str) -> Ask:
         return Ask(home.add_then_get, (key, new_generation(), GENERATION_TTL_S, 0, GENERATION_TTL_S))
@@ -190,7 +196,7 @@ class Reading(Tiers):
 
     def _steps_get(self, name: Name, default: Any) -> Steps:
         """get: the value, fresh or stale; else `default`."""
-        ticket, stamp = self._near.begin_fill(name.near), self._generations.stamp
+        ticket, stamp = self._begin_fill(name), self._generations.stamp
         seen = yield from self._read(name, False)
         return self._read_end(name, seen, ticket, stamp, default)
 
@@ -209,7 +215,7 @@ class Reading(Tiers):
     def _steps_get_many(self, names: Sequence[Name]) -> Steps:
         """get_many: near key -> value, of those that there are."""
         generations, now_s = self._generations, self._now_s()
-        tickets = [self._near.begin_fill(name.near) for name in names]
+        tickets = [self._begin_fill(name) for name in names]
         stamp = generations.stamp
         homes = [self._home(name.store) for name in names]
         asked = []
@@ -222,7 +228,7 @@ class Reading(Tiers):
         replies = yield Gather(asks)
         lost = set()
         for home, pair in zip(asked, replies, strict=False):
-            value = read_generation(pair[1].value) if pair[1].status == HIT else None
+            value = self._number(pair, generations.namespace_key)
             if value is None:
                 lost.add(home)
             elif generations.learn_node(home, value, self._now_s()):
@@ -275,8 +281,8 @@ class Reading(Tiers):
             asks.append(self._ask_generation(self._home(key), key))
         pairs = yield Gather(asks)
         numbers = []
-        for digest, (_, found) in zip(tags, pairs, strict=True):
-            value = read_generation(found.value) if found.status == HIT else None
+        for digest, pair in zip(tags, pairs, strict=True):
+            value = self._number(pair, self._generations.key(digest))
             if value is None:
                 self._counters.unknown += 1
                 return None
@@ -290,7 +296,7 @@ class Reading(Tiers):
         if held is not None and self._now_s() < held.until_s:
             return held.value
         pair = yield self._ask_generation(home, self._generations.namespace_key)
-        value = read_generation(pair[1].value) if pair[1].status == HIT else None
+        value = self._number(pair, self._generations.namespace_key)
         if value is not None and self._generations.learn_node(home, value, self._now_s()):
             self._near.clear()
         return value

@@ -31,6 +31,7 @@ from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import HELD_S_MAX, LEASE_S, RENEW_RATIO, Lease, Lifetime
 from fastroute.cache.memoize import memoize
 from fastroute.cache.near import MISS, NEAR_TTL_S
+from fastroute.cache.push import PushInvalidation, hub_of
 from fastroute.cache.reading import Ask, Compute, Gather, Pause, Refresh, Steps, Version, Versioned
 from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name
 from fastroute.cache.values import Extension
@@ -125,6 +126,8 @@ class SharedCache(Writing):
         near_ttl: how long a near value answers without asking the store: the bound of staleness.
         lease: how long the others wait for a process that died while computing, 2 s to 5 minutes.
         copies: nodes that hold each value, 1 to 3: with 2, the loss of a node costs no value.
+        watch: whether to follow the nodes' announcements, so that writes of others are seen within milliseconds; None
+            as the store says. It begins with `async with`.
         extensions: types of the application's own (fastroute.cache.Extension).
         compress_bytes: packed values from this length on are compressed; 0 turns it off.
         object_bytes_max: longest packed value; what is longer is computed and not stored.
@@ -147,6 +150,7 @@ class SharedCache(Writing):
         near_ttl: float | str = NEAR_TTL_S,
         lease: float | str = LEASE_S,
         copies: int = 1,
+        watch: bool | None = None,
         extensions: Iterable[Extension] = (),
         compress_bytes: int | str = COMPRESS_BYTES,
         object_bytes_max: int | str = OBJECT_BYTES_MAX,
@@ -178,12 +182,15 @@ class SharedCache(Writing):
         self._refreshes: dict[str | bytes, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._away = asyncio.Semaphore(away_computations_max)
+        self._watch = store.watch if watch is None else watch
 
     # ------------------------------------------------------------------ life
 
     async def aclose(self) -> None:
         """Stop what is under way (its callers get CacheError); the store stays open."""
         self._closed = True
+        if self._push is not None:
+            await hub_of(self.store, self.keys.fleet).leave(self._push)
         tasks = [*self._tasks, *self._refreshes.values()]
         for task in tasks:
             task.cancel()
@@ -193,6 +200,9 @@ class SharedCache(Writing):
         self._near.clear()
 
     async def __aenter__(self) -> SharedCache:
+        if self._watch and self._push is None and self._near_bytes:
+            self._push = PushInvalidation(self)
+            hub_of(self.store, self.keys.fleet).join(self._push)
         return self
 
     async def __aexit__(

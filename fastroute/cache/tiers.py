@@ -14,6 +14,7 @@ from fastroute.cache.generations import Generations, Tagged
 from fastroute.cache.keys import Key, KeySpace
 from fastroute.cache.lease import LEASE_S, LEASE_S_MAX, LEASE_S_MIN
 from fastroute.cache.near import MISS, NEAR_TTL_S, NearCache, approximate_size_bytes, near_limits_ms
+from fastroute.cache.push import PushInvalidation
 from fastroute.cache.statistics import CacheStatistics, Counters
 from fastroute.cache.values import Extension, Values
 from fastroute.clock import SYSTEM, Clock
@@ -86,19 +87,30 @@ class Tiers:
         self._generations = Generations(self.keys, self.near_ttl_s)
         self._clock = clock
         self._system = clock is SYSTEM
+        self._near_bytes = parse_size_bytes(near_bytes, name="near_bytes")
         self._near = NearCache(
-            parse_size_bytes(near_bytes, name="near_bytes"),
+            self._near_bytes,
             clock_ms=0 if clock is SYSTEM else int(clock.monotonic_s() * 1000),
         )
         # On an injected clock the near cache is moved along before each look; on the machine's it reads its own.
         self._near_get = self._near.get if clock is SYSTEM else self._near_get_on_clock
+        self._push: PushInvalidation | None = None
         self._names: dict[str | bytes, Name] = {}
         self._counters = Counters()
         self._closed = False
 
     def statistics(self) -> CacheStatistics:
         """Counts of this namespace in this process since the cache was made."""
+        push = self._push
+        if push is not None:
+            self._counters.pushed, self._counters.push_losses = push.invalidations, sum(push.losses.values())
         return CacheStatistics.of(self.namespace, self._near.statistics(), self._counters)
+
+    def _begin_fill(self, name: Name) -> int:
+        """Ticket for a value that the store is about to be asked for."""
+        if self._push is not None:
+            self._push.know(name.store, name.near)
+        return self._near.begin_fill(name.near)
 
     def _check_open(self) -> None:
         if self._closed:
