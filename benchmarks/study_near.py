@@ -1,15 +1,15 @@
-"""Which rule should the near cache evict by? Hit ratios of SIEVE and S3-FIFO beside LRU, cachetools, theine and the best.
+"""What should the near cache evict by? Hit ratios of SIEVE and S3-FIFO beside LRU, cachetools, theine and the best.
 
     python -m benchmarks.study_near [--quick] [--plots-only]
 
 Writes benchmarks/results/study_near.json and the plot of docs/design/near-cache.md (with --quick: nothing).
 Traces are generated in the style of the published ones, seeded, so that everybody measures the same: Zipf with the
 exponents that the papers report for web, key-value and social caches (0.7 to 1.2), the same with objects that are asked
-for once, with scans through it, with a popularity that drifts, and a loop that does not fit. All objects are of one size.
+for once, with scans through it, with a popularity that drifts, and a loop that does not fit. All objects have one size.
 
-Policies: `near_cache` is the one that ships (ext/fr_sieve.h); SIEVE, S3-FIFO and LRU are twenty-line references, the
-first one also an oracle: it must hit exactly as often as what ships. cachetools and theine (W-TinyLFU) where they are
-installed. `optimal` is Belady's: it knows the future, nothing can be better.
+Policies: `near_cache` is the one that ships (ext/fr_near.h: S3-FIFO over bytes, its ghosts in a table where they share
+places); SIEVE, S3-FIFO and LRU are references in plain Python, the second also an oracle in tests; cachetools and
+theine (W-TinyLFU) where they are installed. `optimal` is Belady's: it knows the future, nothing can be better.
 
 Source: "SIEVE is Simpler than LRU", NSDI 2024, section 3 (SIEVE); "FIFO queues are all you need for cache eviction",
 SOSP 2023, section 4 (S3-FIFO); "A study of replacement algorithms", IBM Systems Journal 1966 (Belady).

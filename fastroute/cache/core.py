@@ -60,10 +60,21 @@ class Core(Reading):
 
     # ------------------------------------------------------------------ get_or_compute
 
-    def _steps_fill(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, tags: tuple[bytes, ...]) -> Steps:
-        """get_or_compute beyond the near cache: the value."""
-        ticket, stamp = self._begin_fill(name), self._generations.stamp
-        seen = yield from self._read(name, True)
+    def _steps_fill(
+        self,
+        name: Name,
+        compute: Callable[[], Any],
+        lifetime: Lifetime,
+        tags: tuple[bytes, ...],
+        ticket: int | None = None,
+        home: Any = None,
+        reply: Any = None,
+    ) -> Steps:
+        """get_or_compute beyond the near cache: the value. With `ticket` the key was read already, at `home`."""
+        stamp = self._generations.stamp
+        if ticket is None:
+            ticket = self._begin_fill(name)
+        seen = yield from self._read(name, True, home, reply)
         if seen.outcome is Outcome.FRESH:
             entry = seen.entry
             value = self._use(name, seen, ticket, stamp)

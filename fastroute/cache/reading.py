@@ -12,12 +12,14 @@ import base64
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
+from fastroute._core.cache_head import plain_fresh_left_ms
 from fastroute._core.mc_reply import HIT, STORED
 from fastroute._core.mc_reply import MISS as ABSENT
-from fastroute.cache.codec import Manifest, Tag
-from fastroute.cache.generations import GENERATION_TTL_S, new_generation, read_generation
+from fastroute.cache.codec import HEAD_BYTES, Manifest, Tag
+from fastroute.cache.generations import GENERATION_TTL_S, Held, new_generation, read_generation
 from fastroute.cache.lease import Lease, Outcome, Pause, Seen, judge
 from fastroute.cache.tiers import MISS, Name, Tiers
+from fastroute.cache.values import Unreadable
 
 __all__ = ["Ask", "Compute", "Gather", "Pause", "Reading", "Refresh", "Steps", "Version", "Versioned"]
 
@@ -101,16 +103,39 @@ class Reading(Tiers):
 
     # ------------------------------------------------------------------ reading
 
-    def _read(self, name: Name, leased: bool, home: Any = None) -> Steps:
-        """Read and judge a key: Seen."""
+    def _glance(self, name: Name, reply: Any, ticket: int, held: Held) -> Any:
+        """The value of a reply that is plain and fresh, kept near and counted; MISS for anything else."""
+        data = reply.value
+        left = plain_fresh_left_ms(data, name.digest, held.value, self._wall_ms()) if self._plain else None
+        if left is None:
+            return MISS
+        try:
+            value = self._codec.values.unpack(data[HEAD_BYTES:])
+        except (Unreadable, MemoryError):
+            return MISS
+        counters = self._counters
+        counters.hits_far += 1
+        counters.bytes_read += len(data) - HEAD_BYTES
+        if self._near_bytes:
+            fresh_ms, stale_ms = left
+            self._keep_for(name.near, ticket, value, fresh_ms, fresh_ms + stale_ms, (), 0, held.until_s)
+        return value
+
+    def _held(self, home: Any) -> Held | None:
+        """The namespace's generation on a node, where it is not due to be asked for again."""
+        held = self._generations.of_node(home)
+        return held if held is not None and self._now_s() < held.due_s else None
+
+    def _read(self, name: Name, leased: bool, home: Any = None, reply: Any = None) -> Steps:
+        """Read and judge a key: Seen. With `reply` it was read already, at a home whose generation is held."""
         if home is None:
             home = self._home(name.store)
         ask = Ask(home.get_or_lease, (name.store, self.lease_s), home) if leased else Ask(home.get, (name.store,))
         generations = self._generations
         held = generations.of_node(home)
-        if held is not None and self._now_s() < held.due_s:
+        if reply is None and held is not None and self._now_s() < held.due_s:
             reply = yield ask
-        else:
+        elif reply is None or held is None:
             held, reply = yield from self._read_generation(home, ask)
             if held is None:
                 return Seen(Outcome.AWAY, home=home)
@@ -194,10 +219,14 @@ class Reading(Tiers):
         self._keep_entry(name.near, ticket, stamp, entry, seen.until_s)
         return entry.value
 
-    def _steps_get(self, name: Name, default: Any) -> Steps:
-        """get: the value, fresh or stale; else `default`."""
-        ticket, stamp = self._begin_fill(name), self._generations.stamp
-        seen = yield from self._read(name, False)
+    def _steps_get(
+        self, name: Name, default: Any, ticket: int | None = None, home: Any = None, reply: Any = None
+    ) -> Steps:
+        """get: the value, fresh or stale; else `default`. With `ticket` it was read already."""
+        stamp = self._generations.stamp
+        if ticket is None:
+            ticket = self._begin_fill(name)
+        seen = yield from self._read(name, False, home, reply)
         return self._read_end(name, seen, ticket, stamp, default)
 
     def _read_end(self, name: Name, seen: Seen, ticket: int, stamp: int, default: Any) -> Any:

@@ -55,14 +55,30 @@ T = TypeVar("T")
 
 
 class _Flight:
-    """A read or computation that is under way, and who waits for it."""
+    """A read or computation that is under way, who waits for it, and what it is about."""
 
-    __slots__ = ("began_s", "near_key", "steps", "task", "waiters")
+    __slots__ = (
+        "began_s",
+        "compute",
+        "digests",
+        "held",
+        "home",
+        "lifetime",
+        "name",
+        "near_key",
+        "task",
+        "ticket",
+        "waiters",
+    )
 
-    def __init__(self, near_key: str | bytes, steps: Steps) -> None:
-        self.near_key, self.steps = near_key, steps
+    def __init__(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, digests: tuple[bytes, ...]) -> None:
+        self.name, self.near_key = name, name.near
+        self.compute, self.lifetime, self.digests = compute, lifetime, digests
         self.waiters: list[asyncio.Future[Any]] = []
         self.task: asyncio.Task[None] | None = None
+        self.home: Any = None
+        self.held: Any = None
+        self.ticket = 0
         self.began_s = time.perf_counter()
 
 
@@ -255,8 +271,7 @@ class SharedCache(Writing):
             lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
             digests = self._generations.digests(tags) if tags else ()
             self._check_open()
-            steps = self._steps_fill(self._name(near_key, key), compute, lifetime, digests)
-            flight = _Flight(near_key, steps)
+            flight = _Flight(self._name(near_key, key), compute, lifetime, digests)
             self._begin(flight)
             self._flights[near_key] = flight
         else:
@@ -284,7 +299,18 @@ class SharedCache(Writing):
         value = self._near_value(near_key)
         if value is not MISS:
             return value
-        return await self._run(self._steps_get(self._name(near_key, key), default))
+        self._check_open()
+        name = self._name(near_key, key)
+        home = self._home(name.store)
+        held = self._held(home)
+        if held is None:
+            return await self._run(self._steps_get(name, default))
+        ticket = self._begin_fill(name)
+        reply = await home.get(name.store)
+        value = self._glance(name, reply, ticket, held)
+        if value is not MISS:
+            return value
+        return await self._run(self._steps_get(name, default, ticket, home, reply))
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """The values of those of the keys that have one, asked for at once."""
@@ -421,39 +447,49 @@ class SharedCache(Writing):
     # ------------------------------------------------------------------ single flight
 
     def _begin(self, flight: _Flight) -> None:
-        step = next(flight.steps)
-        if type(step) is Ask:
-            step.function(*step.args).add_done_callback(functools.partial(self._answered, flight, step))
-        else:
-            self._fly(flight, step)
+        name = flight.name
+        home = flight.home = self._home(name.store)
+        held = flight.held = self._held(home)
+        if held is None:  # the namespace's generation has to be asked for too
+            self._fly(flight, self._steps_fill(name, flight.compute, flight.lifetime, flight.digests))
+            return
+        flight.ticket = self._begin_fill(name)
+        home.get_or_lease(name.store, self.lease_s).add_done_callback(functools.partial(self._answered, flight))
 
-    def _answered(self, flight: _Flight, asked: Ask, answer: asyncio.Future[Any]) -> None:
+    def _answered(self, flight: _Flight, answer: asyncio.Future[Any]) -> None:
         """The first question has its answer: mostly that is all."""
         reply = answer.result()
+        name = flight.name
         self._counters.read_time_s += time.perf_counter() - flight.began_s
         if not flight.waiters or self._closed:
-            flight.steps.close()
             if reply.won:  # all have gone
-                asked.home.delete(asked.args[0], reply.token)
+                flight.home.delete(name.store, reply.token)
             return
+        value = self._glance(name, reply, flight.ticket, flight.held)
+        if value is not MISS:
+            self._land(flight, value, None)
+            return
+        steps = self._steps_fill(
+            name, flight.compute, flight.lifetime, flight.digests, flight.ticket, flight.home, reply
+        )
         try:
-            step = flight.steps.send(reply)
+            step = next(steps)
         except StopIteration as end:
             self._land(flight, end.value, None)
         except Exception as error:
             self._land(flight, None, error)
         else:
-            self._fly(flight, step)
+            self._fly(flight, steps, step)
 
-    def _fly(self, flight: _Flight, step: Any) -> None:
-        task = flight.task = asyncio.get_running_loop().create_task(self._flown(flight, step))
+    def _fly(self, flight: _Flight, steps: Steps, step: Any = None) -> None:
+        task = flight.task = asyncio.get_running_loop().create_task(self._flown(flight, steps, step))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _flown(self, flight: _Flight, step: Any) -> None:
+    async def _flown(self, flight: _Flight, steps: Steps, step: Any) -> None:
         _within.set((*_within.get(), flight))
         try:
-            value = await self._run(flight.steps, step)
+            value = await self._run(steps, step)
         except asyncio.CancelledError:
             self._land(flight, None, CacheError("the cache was closed while the value was computed"))
             raise

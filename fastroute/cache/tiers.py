@@ -83,6 +83,7 @@ class Tiers:
             compress_bytes=parse_size_bytes(compress_bytes, name="compress_bytes"),
             object_bytes_max=parse_size_bytes(object_bytes_max, name="object_bytes_max"),
         )
+        self._plain = secret is None
         self._round_trip = self._codec.values.round_trip
         self._generations = Generations(self.keys, self.near_ttl_s)
         self._clock = clock
