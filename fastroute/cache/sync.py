@@ -199,6 +199,11 @@ class SharedCache(Writing):
         self._away = threading.BoundedSemaphore(self._away_max)
         self._renewer = _Renewer(self.lease_s)
 
+    def _check_open(self) -> None:
+        if os.getpid() != self._pid:
+            self._start()  # forked: threads of the parent may hold these locks for ever
+        super()._check_open()
+
     def close(self) -> None:
         """Stop renewing and forget near values; the store stays open."""
         self._closed = True
@@ -238,8 +243,6 @@ class SharedCache(Writing):
         if value is not MISS:
             return value  # type: ignore[no-any-return]
         lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
-        if os.getpid() != self._pid:
-            self._start()  # forked: the parent's threads hold these locks for ever
         while True:
             self._check_open()
             with self._lock:
@@ -279,6 +282,7 @@ class SharedCache(Writing):
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """The values of those of the keys that have one."""
+        self._check_open()
         found, missing = {}, {}
         for key in keys:
             near_key = key if type(key) is str else encode_key(key)
@@ -429,8 +433,6 @@ class SharedCache(Writing):
     def _run(self, steps: Steps) -> Any:
         """Carry steps out."""
         self._check_open()
-        if os.getpid() != self._pid:
-            self._start()
         lock = self._lock
         answer: Any = None
         try:

@@ -26,8 +26,8 @@ __all__ = ["AWAY_COMPUTATIONS_MAX", "ITEM_BYTES_MAX", "MISS", "Name", "Tiers"]
 AWAY_COMPUTATIONS_MAX = 32
 """Computations at once while the store is away: what is behind the cache must not meet the whole fleet's misses."""
 
-NAMES_MAX = 4096
-"""Names that are remembered: hot keys are asked for again each near_ttl, and their digest costs 2 us. About 1 MiB."""
+NAMES_MAX, NAME_BYTES_MAX = 4096, 256
+"""Names that are remembered: hot keys are asked for again each near_ttl, and their digest costs 2 us. At most 2 MiB."""
 
 AWAY_COMPUTATIONS_LIMIT = 100_000
 """What may be asked for at most."""
@@ -122,9 +122,10 @@ class Tiers:
         if name is None:
             digest = self.keys.digest(key)
             name = Name(near_key, digest, self.keys.store_key(digest))
-            if len(self._names) >= NAMES_MAX:
-                self._names.clear()
-            self._names[near_key] = name
+            if len(near_key) <= NAME_BYTES_MAX:
+                if len(self._names) >= NAMES_MAX:
+                    self._names.clear()
+                self._names[near_key] = name
         return name
 
     def _wall_ms(self) -> int:
