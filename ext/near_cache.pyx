@@ -1,14 +1,14 @@
 # cython: autotestdict=False
-"""near_cache: a process's own values by key, bounded in bytes, evicted by SIEVE, with two time limits per entry.
+"""near_cache: a process's own values by key, bounded in bytes, evicted by S3-FIFO, with two time limits per entry.
 
-Not here: the store, encoding, who computes a missing value (fastroute/cache/shared.py); the index (fr_sieve.h).
+Not here: the store, encoding, who computes a missing value (fastroute/cache/shared.py); the index (fr_near.h).
 
 Rules of this file:
   - Keys are exactly str or bytes and are kept and compared whole; the str "a" and the bytes b"a" are two keys.
   - An entry is fresh until one limit and usable as stale until a second one; from then on it is absent.
   - A miss makes no object: it returns the constant MISS.
   - Values are handed out as they are, not copied: who changes one changes it for everybody in this process.
-  - References are given up only when the structure is consistent (fr_sieve.h says why).
+  - References are given up only when the structure is consistent (fr_near.h says why).
   - Thread-safe under the GIL: no method gives it up between reading and writing the index.
 """
 
@@ -33,6 +33,8 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     PyObject *PyList_GET_ITEM(object items, Py_ssize_t index) noexcept
     Py_ssize_t PyList_GET_SIZE(object items) noexcept
+    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
 
 KEY_BYTES_MAX = 1 << 20
 """Longest key: a key beyond a mebibyte is a mistake; digest it."""
@@ -40,13 +42,14 @@ KEY_BYTES_MAX = 1 << 20
 LIFETIME_MS_MAX = 10 * 365 * 86_400_000
 """Longest lifetime, ten years: the limit of every duration in fastroute (model.py)."""
 
-ENTRY_OVERHEAD_BYTES = FR_SIEVE_OVERHEAD_BYTES
+ENTRY_OVERHEAD_BYTES = FR_NEAR_OVERHEAD_BYTES
 """What an entry costs besides its key and its value."""
 
 cdef int64_t _LIFETIME_MS_MAX = LIFETIME_MS_MAX
 cdef Py_ssize_t _KEY_BYTES_MAX = KEY_BYTES_MAX
 cdef uint64_t _STR_HEAD_BYTES = sys.getsizeof("")
 cdef uint64_t _BYTES_HEAD_BYTES = sys.getsizeof(b"")
+cdef uint64_t _FLOAT_BYTES = sys.getsizeof(0.5)
 
 
 class _Miss:
@@ -117,12 +120,12 @@ cdef class NearCache:
 
     Notes:
         A hit costs one keyed hash, one probe and one reading of the coarse clock. Memory beyond the budget: the index
-        doubles as it grows, so up to one half of its 88 bytes per entry can be unused.
+        doubles as it grows, so up to one half of its 104 bytes per entry can be unused.
     """
 
     def __cinit__(self, uint64_t bytes_max, *, uint64_t clock_ms=0):
         cdef bytes secret = os.urandom(16)
-        fr_sieve_init(&self.index, bytes_max)
+        fr_near_init(&self.index, bytes_max)
         self.clock.manual_ms = clock_ms
         self.hash_key.k0 = int.from_bytes(secret[:8], "little")
         self.hash_key.k1 = int.from_bytes(secret[8:], "little")
@@ -136,14 +139,15 @@ cdef class NearCache:
                 self.index.entries[at].owner = NULL
         free(self.index.entries)
         free(self.index.buckets)
+        free(self.index.ghosts)
 
     cdef PyObject *fresh(self, int kind, const uint8_t *key, uint32_t size) noexcept:
         cdef uint64_t hash = fr_siphash128(&self.hash_key, key, size).lo
-        cdef uint32_t at = fr_sieve_find(&self.index, hash, kind, key, size)
-        if at != FR_SIEVE_NONE and <Py_ssize_t>at < PyList_GET_SIZE(self.values) and (
+        cdef uint32_t at = fr_near_find(&self.index, hash, kind, key, size)
+        if at != FR_NEAR_NONE and <Py_ssize_t>at < PyList_GET_SIZE(self.values) and (
             fr_now_ms(&self.clock) < self.index.entries[at].fresh_until_ms
         ):
-            self.index.entries[at].visited = 1
+            fr_near_hit(&self.index.entries[at])
             self.hits += 1
             return PyList_GET_ITEM(self.values, at)
         self.misses += 1
@@ -154,15 +158,15 @@ cdef class NearCache:
         cdef uint32_t at
         cdef object key, value
         while True:
-            at = fr_sieve_take_doomed(&self.index)
-            if at == FR_SIEVE_NONE:
+            at = fr_near_take_doomed(&self.index)
+            if at == FR_NEAR_NONE:
                 return
             key = <object>self.index.entries[at].owner
             Py_DECREF(key)
             value = self.values[at] if <Py_ssize_t>at < PyList_GET_SIZE(self.values) else None
             if <Py_ssize_t>at < PyList_GET_SIZE(self.values):
                 self.values[at] = None
-            fr_sieve_release(&self.index, at)
+            fr_near_release(&self.index, at)
             value = None
 
     def get(self, key):
@@ -175,16 +179,16 @@ cdef class NearCache:
         cdef uint32_t at
         cdef uint64_t now_ms
         view_key(key, &self.hash_key, &seen)
-        at = fr_sieve_find(&self.index, seen.hash, seen.kind, seen.data, seen.size)
-        if at != FR_SIEVE_NONE and <Py_ssize_t>at < PyList_GET_SIZE(self.values):
+        at = fr_near_find(&self.index, seen.hash, seen.kind, seen.data, seen.size)
+        if at != FR_NEAR_NONE and <Py_ssize_t>at < PyList_GET_SIZE(self.values):
             now_ms = fr_now_ms(&self.clock)
             if now_ms < self.index.entries[at].fresh_until_ms:
-                self.index.entries[at].visited = 1
+                fr_near_hit(&self.index.entries[at])
                 self.hits += 1
                 return <object>PyList_GET_ITEM(self.values, at)
             if now_ms >= self.index.entries[at].stale_until_ms:
                 self.index.expirations += 1
-                fr_sieve_doom(&self.index, at)
+                fr_near_doom(&self.index, at)
                 self._drain()
         self.misses += 1
         return _MISS
@@ -200,19 +204,19 @@ cdef class NearCache:
         cdef uint64_t now_ms
         cdef bint is_fresh
         view_key(key, &self.hash_key, &seen)
-        at = fr_sieve_find(&self.index, seen.hash, seen.kind, seen.data, seen.size)
-        if at != FR_SIEVE_NONE and <Py_ssize_t>at < PyList_GET_SIZE(self.values):
+        at = fr_near_find(&self.index, seen.hash, seen.kind, seen.data, seen.size)
+        if at != FR_NEAR_NONE and <Py_ssize_t>at < PyList_GET_SIZE(self.values):
             now_ms = fr_now_ms(&self.clock)
             if now_ms < self.index.entries[at].stale_until_ms:
                 is_fresh = now_ms < self.index.entries[at].fresh_until_ms
-                self.index.entries[at].visited = 1
+                fr_near_hit(&self.index.entries[at])
                 if is_fresh:
                     self.hits += 1
                 else:
                     self.stale_hits += 1
                 return (<object>PyList_GET_ITEM(self.values, at), is_fresh)
             self.index.expirations += 1
-            fr_sieve_doom(&self.index, at)
+            fr_near_doom(&self.index, at)
             self._drain()
         self.misses += 1
         return _MISS
@@ -220,31 +224,30 @@ cdef class NearCache:
     cdef void _store(self, object key, int kind, const uint8_t *data, uint32_t size, uint64_t hash, object value,
                      uint64_t cost_bytes, uint64_t fresh_ms, uint64_t keep_ms):
         cdef uint64_t now_ms = fr_now_ms(&self.clock)
-        cdef uint32_t at = fr_sieve_find(&self.index, hash, kind, data, size)
+        cdef uint32_t at = fr_near_find(&self.index, hash, kind, data, size)
         cdef object old = None
-        cdef fr_sieve_entry *entry
-        if at != FR_SIEVE_NONE and <Py_ssize_t>at < PyList_GET_SIZE(self.values) and (
+        cdef fr_near_entry *entry
+        if at != FR_NEAR_NONE and <Py_ssize_t>at < PyList_GET_SIZE(self.values) and (
             self.index.bytes - self.index.entries[at].cost_bytes + cost_bytes <= self.index.bytes_max
         ):
             # The same key again and there is room: the value changes in place and the entry keeps its turn.
             entry = &self.index.entries[at]
-            self.index.bytes += cost_bytes - entry.cost_bytes
-            entry.cost_bytes = cost_bytes
-            entry.visited = 1
+            fr_near_resize(&self.index, at, cost_bytes)
+            fr_near_hit(entry)
             entry.fresh_until_ms = now_ms + fresh_ms
             entry.stale_until_ms = now_ms + keep_ms
             old = self.values[at]
             self.values[at] = value
         else:
-            if at != FR_SIEVE_NONE:
-                fr_sieve_doom(&self.index, at)
+            if at != FR_NEAR_NONE:
+                fr_near_doom(&self.index, at)
             if cost_bytes <= self.index.bytes_max:
                 while self.index.bytes + cost_bytes > self.index.bytes_max:
-                    fr_sieve_evict(&self.index, now_ms)
-                if fr_sieve_reserve(&self.index) < 0:
+                    fr_near_evict(&self.index, now_ms)
+                if fr_near_reserve(&self.index) < 0:
                     self._drain()
                     raise MemoryError
-                at = fr_sieve_link(&self.index, hash, kind, data, size, cost_bytes)
+                at = fr_near_link(&self.index, hash, kind, data, size, cost_bytes)
                 entry = &self.index.entries[at]
                 entry.owner = <void *>key
                 Py_INCREF(key)
@@ -255,7 +258,7 @@ cdef class NearCache:
                 elif <Py_ssize_t>at == PyList_GET_SIZE(self.values):
                     self.values.append(value)
                 else:                   # the collector took the list: this cache is garbage that a finalizer still uses
-                    fr_sieve_doom(&self.index, at)
+                    fr_near_doom(&self.index, at)
         self._drain()
 
     def put(self, key, value, int64_t size_bytes, int64_t fresh_ms, int64_t keep_ms=0):
@@ -280,7 +283,7 @@ cdef class NearCache:
         fresh = lifetime_ms(fresh_ms, "fresh_ms")
         keep = lifetime_ms(keep_ms, "keep_ms")
         cost = entry_cost_bytes(&seen, size_bytes)
-        fr_sieve_disturb(&self.index, seen.hash)
+        fr_near_disturb(&self.index, seen.hash)
         self._store(key, seen.kind, seen.data, seen.size, seen.hash, value, cost, fresh, fresh if keep < fresh else keep)
         return cost <= self.index.bytes_max
 
@@ -302,7 +305,7 @@ cdef class NearCache:
         fresh = lifetime_ms(fresh_ms, "fresh_ms")
         keep = lifetime_ms(keep_ms, "keep_ms")
         cost = entry_cost_bytes(&seen, size_bytes)
-        if not fr_sieve_undisturbed(&self.index, seen.hash, ticket):
+        if not fr_near_undisturbed(&self.index, seen.hash, ticket):
             self.refused_fills += 1
             return False
         self._store(key, seen.kind, seen.data, seen.size, seen.hash, value, cost, fresh, fresh if keep < fresh else keep)
@@ -313,11 +316,11 @@ cdef class NearCache:
         cdef key_view seen
         cdef uint32_t at
         view_key(key, &self.hash_key, &seen)
-        fr_sieve_disturb(&self.index, seen.hash)
-        at = fr_sieve_find(&self.index, seen.hash, seen.kind, seen.data, seen.size)
-        if at == FR_SIEVE_NONE:
+        fr_near_disturb(&self.index, seen.hash)
+        at = fr_near_find(&self.index, seen.hash, seen.kind, seen.data, seen.size)
+        if at == FR_NEAR_NONE:
             return False
-        fr_sieve_doom(&self.index, at)
+        fr_near_doom(&self.index, at)
         self._drain()
         return True
 
@@ -325,10 +328,10 @@ cdef class NearCache:
         """Forget everything and refuse every fill that is under way. Statistics stay."""
         cdef int cell
         self.index.sequence += 1
-        for cell in range(FR_SIEVE_GUARD_CELLS):
+        for cell in range(FR_NEAR_GUARD_CELLS):
             self.index.guard[cell] = self.index.sequence
-        while self.index.newest != FR_SIEVE_NONE:
-            fr_sieve_doom(&self.index, self.index.newest)
+        while self.index.count:
+            fr_near_doom(&self.index, fr_near_any(&self.index))
         self._drain()
 
     def set_clock_ms(self, uint64_t clock_ms):
@@ -342,8 +345,8 @@ cdef class NearCache:
         cdef key_view seen
         cdef uint32_t at
         view_key(key, &self.hash_key, &seen)
-        at = fr_sieve_find(&self.index, seen.hash, seen.kind, seen.data, seen.size)
-        return at != FR_SIEVE_NONE and fr_now_ms(&self.clock) < self.index.entries[at].stale_until_ms
+        at = fr_near_find(&self.index, seen.hash, seen.kind, seen.data, seen.size)
+        return at != FR_NEAR_NONE and fr_now_ms(&self.clock) < self.index.entries[at].stale_until_ms
 
     def statistics(self):
         """Counts since the cache was made, and what it holds now (expired entries that nobody met are included)."""
@@ -357,7 +360,7 @@ cdef inline uint64_t entry_cost_bytes(const key_view *seen, int64_t size_bytes) 
     if size_bytes < 0:
         raise UsageError(f"size_bytes {size_bytes}: accepted are 0 or more")
     return (
-        FR_SIEVE_OVERHEAD_BYTES + <uint64_t>size_bytes + seen.size
+        FR_NEAR_OVERHEAD_BYTES + <uint64_t>size_bytes + seen.size
         + (_STR_HEAD_BYTES if seen.kind == NEAR_KIND_STR else _BYTES_HEAD_BYTES)
     )
 
@@ -373,18 +376,35 @@ def approximate_size_bytes(value):
         O(objects), iterative; a container within itself must not be given (what was decoded from bytes never is).
     """
     cdef uint64_t total = 0
-    cdef list waiting = [value]
+    cdef list waiting
+    cdef object kind = type(value)
+    if kind is str or kind is bytes or kind is int or kind is float or value is None:
+        return scalar_size_bytes(value, kind)
+    waiting = [value]
     while waiting:
         item = waiting.pop()
-        if item is None or item is True or item is False:
-            continue
         kind = type(item)
-        if kind is int and -5 <= item <= 256:
-            continue
-        total += <uint64_t>sys.getsizeof(item)
-        if kind is list or kind is tuple or kind is set or kind is frozenset:
-            waiting.extend(item)
-        elif kind is dict:
-            waiting.extend(item)
+        if kind is dict:
+            total += <uint64_t>sys.getsizeof(item)
+            waiting.extend(<dict>item)
             waiting.extend((<dict>item).values())
+        elif kind is list or kind is tuple or kind is set or kind is frozenset:
+            total += <uint64_t>sys.getsizeof(item)
+            waiting.extend(item)
+        else:
+            total += scalar_size_bytes(item, kind)
     return total
+
+
+cdef inline uint64_t scalar_size_bytes(object item, object kind) except? 0:
+    # The commonest without a call: objects of the C API have a fixed head and their content behind it.
+    if kind is str:
+        if PyUnicode_IS_COMPACT_ASCII(item):
+            return _STR_HEAD_BYTES + <uint64_t>PyUnicode_GET_LENGTH(item)
+    elif kind is bytes:
+        return _BYTES_HEAD_BYTES + <uint64_t>PyBytes_GET_SIZE(item)
+    elif kind is float:
+        return _FLOAT_BYTES
+    elif item is None or item is True or item is False or (kind is int and -5 <= item <= 256):
+        return 0
+    return <uint64_t>sys.getsizeof(item)

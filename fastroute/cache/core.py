@@ -60,10 +60,21 @@ class Core(Reading):
 
     # ------------------------------------------------------------------ get_or_compute
 
-    def _steps_fill(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, tags: tuple[bytes, ...]) -> Steps:
-        """get_or_compute beyond the near cache: the value."""
-        ticket, stamp = self._near.begin_fill(name.near), self._generations.stamp
-        seen = yield from self._read(name, True)
+    def _steps_fill(
+        self,
+        name: Name,
+        compute: Callable[[], Any],
+        lifetime: Lifetime,
+        tags: tuple[bytes, ...],
+        ticket: int | None = None,
+        home: Any = None,
+        reply: Any = None,
+    ) -> Steps:
+        """get_or_compute beyond the near cache: the value. With `ticket` the key was read already, at `home`."""
+        stamp = self._generations.stamp
+        if ticket is None:
+            ticket = self._begin_fill(name)
+        seen = yield from self._read(name, True, home, reply)
         if seen.outcome is Outcome.FRESH:
             entry = seen.entry
             value = self._use(name, seen, ticket, stamp)
@@ -113,7 +124,8 @@ class Core(Reading):
             elif type(step) is TakeOver:
                 answer = yield Ask(step.seen.home.cas_set, (name.store, b"", step.seen.token, self.lease_s))
             elif type(step) is Lock:
-                answer = yield Ask(step.seen.home.get_or_lease, (_lock_key(name), self.lease_s))
+                home = step.seen.home
+                answer = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s), home)
             else:
                 self._counters.waits += not waited
                 waited = True
@@ -204,9 +216,9 @@ class Core(Reading):
         tags: tuple[bytes, ...],
     ) -> Steps:
         """One process of the fleet replaces a value: who gets the lock's lease, and still finds that value."""
-        ticket, stamp = self._near.begin_fill(name.near), self._generations.stamp
+        ticket, stamp = self._begin_fill(name), self._generations.stamp
         home = self._home(name.store)
-        locked = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s))
+        locked = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s), home)
         if locked.status != HIT or not locked.won or locked.token is None:
             return MISS
         lease = Lease(home, _lock_key(name), locked.token)
@@ -285,6 +297,8 @@ class Core(Reading):
             for reply in replies:
                 if reply.status != STORED:
                     return reply.status
+        if self._push is not None:
+            self._push.expect(name.store)
         if token is not None:
             reply = yield Ask(home.cas_set, (name.store, sealed.envelope, token, ttl_s))
         else:

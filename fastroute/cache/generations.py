@@ -133,6 +133,11 @@ class Generations:
         """The namespace's on a node, as remembered."""
         return self._nodes.get(node)
 
+    @property
+    def any_node(self) -> bool:
+        """Whether one is remembered: else there is nothing that a purge could change."""
+        return bool(self._nodes)
+
     def learn_node(self, node: Any, value: int, now_s: float) -> bool:
         """Remember it; True when it replaces another one: the namespace was purged, or the node was lost."""
         before = self._nodes.get(node)

@@ -220,7 +220,13 @@ class Lease:
 
 
 def judge(
-    reply: ReplyLike, codec: Codec, digest: bytes, now_ms: int, generation: int | None = None, home: Any = None
+    reply: ReplyLike,
+    codec: Codec,
+    digest: bytes,
+    now_ms: int,
+    generation: int | None = None,
+    home: Any = None,
+    until_s: float = math.inf,
 ) -> Seen:
     """What a reply to a read means.
 
@@ -228,7 +234,7 @@ def judge(
         reply, codec, digest: as read, and what opens it.
         now_ms: wall clock.
         generation: of the namespace; None where it is not compared.
-        home: for Seen.
+        home, until_s: for Seen.
 
     "absent" is only heard by readers without a lease: with one the store answers a stub instead.
     """
@@ -247,11 +253,11 @@ def judge(
         return Seen(Outcome.UNUSABLE, None, "purged", token, home)
     over_ms = now_ms - entry.made_ms - entry.ttl_ms
     if over_ms < 0 or now_ms < entry.made_ms:
-        return Seen(Outcome.FRESH, entry, "", token, home)
+        return Seen(Outcome.FRESH, entry, "", token, home, until_s)
     if over_ms < entry.stale_ms:
-        return Seen(Outcome.STALE, entry, "", token, home)
+        return Seen(Outcome.STALE, entry, "", token, home, until_s)
     if over_ms < entry.error_ms:
-        return Seen(Outcome.KEPT, entry, "", token, home)
+        return Seen(Outcome.KEPT, entry, "", token, home, until_s)
     return Seen(Outcome.UNUSABLE, None, "expired", token, home)
 
 

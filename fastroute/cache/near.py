@@ -15,18 +15,21 @@ __all__ = ["MISS", "NEAR_TTL_S", "NearCache", "NearStatistics", "approximate_siz
 NEAR_TTL_S = 2.0
 """Longest time a near entry answers unasked: [store] near_ttl of the configuration, same default."""
 
-STALE_RECHECK_S = 0.25
+STALE_RECHECK_MS = 250
 """The same for a value that is stale already: its successor is being computed somewhere."""
 
 
-def near_limits_ms(fresh_left_ms: int, stale_left_ms: int, near_ttl_s: float = NEAR_TTL_S) -> tuple[int, int]:
+def near_limits_ms(
+    fresh_left_ms: int, stale_left_ms: int, near_ttl_ms: int = int(NEAR_TTL_S * 1000)
+) -> tuple[int, int]:
     """(fresh, keep) for NearCache.put of a value with so much life left.
 
     Args:
         fresh_left_ms: until its ttl is over; zero or less when it is stale.
         stale_left_ms: until its stale limit.
-        near_ttl_s: bound of staleness.
+        near_ttl_ms: bound of staleness.
     """
-    unasked_ms = int((near_ttl_s if fresh_left_ms > 0 else min(near_ttl_s, STALE_RECHECK_S)) * 1000)
-    left_ms = fresh_left_ms if fresh_left_ms > 0 else stale_left_ms
-    return max(0, min(unasked_ms, left_ms)), max(0, fresh_left_ms, stale_left_ms)
+    if fresh_left_ms > 0:
+        unasked_ms = near_ttl_ms if near_ttl_ms < fresh_left_ms else fresh_left_ms
+        return unasked_ms, stale_left_ms if stale_left_ms > fresh_left_ms else fresh_left_ms
+    return max(0, min(near_ttl_ms, STALE_RECHECK_MS, stale_left_ms)), max(0, stale_left_ms)

@@ -12,12 +12,14 @@ import base64
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
-from fastroute._core.mc_reply import HIT
+from fastroute._core.cache_head import plain_fresh_left_ms
+from fastroute._core.mc_reply import HIT, STORED
 from fastroute._core.mc_reply import MISS as ABSENT
-from fastroute.cache.codec import Manifest, Tag
-from fastroute.cache.generations import GENERATION_TTL_S, new_generation, read_generation
+from fastroute.cache.codec import HEAD_BYTES, Manifest, Tag
+from fastroute.cache.generations import GENERATION_TTL_S, Held, new_generation, read_generation
 from fastroute.cache.lease import Lease, Outcome, Pause, Seen, judge
 from fastroute.cache.tiers import MISS, Name, Tiers
+from fastroute.cache.values import Unreadable
 
 __all__ = ["Ask", "Compute", "Gather", "Pause", "Reading", "Refresh", "Steps", "Version", "Versioned"]
 
@@ -77,6 +79,9 @@ class Versioned(NamedTuple):
 class Reading(Tiers):
     """The steps of get, get_many and get_version; arguments as SharedCache's."""
 
+    _only_home: Any = None
+    """The node where there is but one: given by the driver."""
+
     def _homes(self, store_key: str) -> Sequence[Any]:
         """The nodes that hold a key, in the order in which they decide: given by the driver."""
         raise NotImplementedError
@@ -87,6 +92,8 @@ class Reading(Tiers):
 
     def _home(self, store_key: str) -> Any:
         """The first of its nodes that can be asked."""
+        if self._only_home is not None:
+            return self._only_home
         homes = self._homes(store_key)
         if len(homes) > 1:
             for home in homes:
@@ -96,36 +103,63 @@ class Reading(Tiers):
 
     # ------------------------------------------------------------------ reading
 
-    def _read(self, name: Name, leased: bool, home: Any = None) -> Steps:
-        """Read and judge a key: Seen."""
+    def _glance(self, name: Name, reply: Any, ticket: int, held: Held) -> Any:
+        """The value of a reply that is plain and fresh, kept near and counted; MISS for anything else."""
+        data = reply.value
+        left = plain_fresh_left_ms(data, name.digest, held.value, self._wall_ms()) if self._plain else None
+        if left is None:
+            return MISS
+        try:
+            value = self._codec.values.unpack(data[HEAD_BYTES:])
+        except (Unreadable, MemoryError):
+            return MISS
+        counters = self._counters
+        counters.hits_far += 1
+        counters.bytes_read += len(data) - HEAD_BYTES
+        if self._near_bytes:
+            fresh_ms, stale_ms = left
+            self._keep_for(name.near, ticket, value, fresh_ms, fresh_ms + stale_ms, (), 0, held.until_s)
+        return value
+
+    def _held(self, home: Any) -> Held | None:
+        """The namespace's generation on a node, where it is not due to be asked for again."""
+        held = self._generations.of_node(home)
+        return held if held is not None and self._now_s() < held.due_s else None
+
+    def _read(self, name: Name, leased: bool, home: Any = None, reply: Any = None) -> Steps:
+        """Read and judge a key: Seen. With `reply` it was read already, at a home whose generation is held."""
         if home is None:
             home = self._home(name.store)
         ask = Ask(home.get_or_lease, (name.store, self.lease_s), home) if leased else Ask(home.get, (name.store,))
         generations = self._generations
         held = generations.of_node(home)
-        if held is not None and self._now_s() < held.due_s:
+        if reply is None and held is not None and self._now_s() < held.due_s:
             reply = yield ask
-        else:
+        elif reply is None or held is None:
             held, reply = yield from self._read_generation(home, ask)
             if held is None:
                 return Seen(Outcome.AWAY, home=home)
-        seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home)
+        seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home, held.until_s)
         entry = seen.entry
-        if entry is None:
-            return seen
-        if entry.tags or type(entry.value) is Manifest:
+        if entry is not None and (entry.tags or type(entry.value) is Manifest):
             seen = yield from self._verify(name, seen)
-        return seen._replace(until_s=min(seen.until_s, held.until_s))
+        return seen
 
     def _read_generation(self, home: Any, ask: Ask) -> Steps:
         """Ask for the namespace's generation too: (Held or None, reply)."""
         pair, reply = yield Gather((self._ask_generation(home, self._generations.namespace_key), ask))
-        value = read_generation(pair[1].value) if pair[1].status == HIT else None
+        value = self._number(pair, self._generations.namespace_key)
         if value is None:
             return None, reply
         if self._generations.learn_node(home, value, self._now_s()):
             self._near.clear()
         return self._generations.of_node(home), reply
+
+    def _number(self, pair: Any, key: str) -> int | None:
+        """The generation that add_then_get found or made."""
+        if self._push is not None and pair[0].status == STORED:
+            self._push.expect(key)
+        return read_generation(pair[1].value) if pair[1].status == HIT else None
 
     def _ask_generation(self, home: Any, key: str) -> Ask:
         return Ask(home.add_then_get, (key, new_generation(), GENERATION_TTL_S, 0, GENERATION_TTL_S))
@@ -185,10 +219,14 @@ class Reading(Tiers):
         self._keep_entry(name.near, ticket, stamp, entry, seen.until_s)
         return entry.value
 
-    def _steps_get(self, name: Name, default: Any) -> Steps:
-        """get: the value, fresh or stale; else `default`."""
-        ticket, stamp = self._near.begin_fill(name.near), self._generations.stamp
-        seen = yield from self._read(name, False)
+    def _steps_get(
+        self, name: Name, default: Any, ticket: int | None = None, home: Any = None, reply: Any = None
+    ) -> Steps:
+        """get: the value, fresh or stale; else `default`. With `ticket` it was read already."""
+        stamp = self._generations.stamp
+        if ticket is None:
+            ticket = self._begin_fill(name)
+        seen = yield from self._read(name, False, home, reply)
         return self._read_end(name, seen, ticket, stamp, default)
 
     def _read_end(self, name: Name, seen: Seen, ticket: int, stamp: int, default: Any) -> Any:
@@ -206,7 +244,7 @@ class Reading(Tiers):
     def _steps_get_many(self, names: Sequence[Name]) -> Steps:
         """get_many: near key -> value, of those that there are."""
         generations, now_s = self._generations, self._now_s()
-        tickets = [self._near.begin_fill(name.near) for name in names]
+        tickets = [self._begin_fill(name) for name in names]
         stamp = generations.stamp
         homes = [self._home(name.store) for name in names]
         asked = []
@@ -219,7 +257,7 @@ class Reading(Tiers):
         replies = yield Gather(asks)
         lost = set()
         for home, pair in zip(asked, replies, strict=False):
-            value = read_generation(pair[1].value) if pair[1].status == HIT else None
+            value = self._number(pair, generations.namespace_key)
             if value is None:
                 lost.add(home)
             elif generations.learn_node(home, value, self._now_s()):
@@ -230,11 +268,9 @@ class Reading(Tiers):
             if held is None or home in lost:
                 seen = Seen(Outcome.AWAY, home=home)
             else:
-                seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home)
-                if seen.entry is not None:
-                    if seen.entry.tags or type(seen.entry.value) is Manifest:
-                        seen = yield from self._verify(name, seen)
-                    seen = seen._replace(until_s=min(seen.until_s, held.until_s))
+                seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home, held.until_s)
+                if seen.entry is not None and (seen.entry.tags or type(seen.entry.value) is Manifest):
+                    seen = yield from self._verify(name, seen)
             value = self._read_end(name, seen, ticket, stamp, MISS)
             if value is not MISS:
                 found[name.near] = value
@@ -274,8 +310,8 @@ class Reading(Tiers):
             asks.append(self._ask_generation(self._home(key), key))
         pairs = yield Gather(asks)
         numbers = []
-        for digest, (_, found) in zip(tags, pairs, strict=True):
-            value = read_generation(found.value) if found.status == HIT else None
+        for digest, pair in zip(tags, pairs, strict=True):
+            value = self._number(pair, self._generations.key(digest))
             if value is None:
                 self._counters.unknown += 1
                 return None
@@ -289,7 +325,7 @@ class Reading(Tiers):
         if held is not None and self._now_s() < held.until_s:
             return held.value
         pair = yield self._ask_generation(home, self._generations.namespace_key)
-        value = read_generation(pair[1].value) if pair[1].status == HIT else None
+        value = self._number(pair, self._generations.namespace_key)
         if value is not None and self._generations.learn_node(home, value, self._now_s()):
             self._near.clear()
         return value

@@ -31,6 +31,7 @@ from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import HELD_S_MAX, LEASE_S, RENEW_RATIO, Lease, Lifetime
 from fastroute.cache.memoize import memoize
 from fastroute.cache.near import MISS, NEAR_TTL_S
+from fastroute.cache.push import PushInvalidation, hub_of
 from fastroute.cache.reading import Ask, Compute, Gather, Pause, Refresh, Steps, Version, Versioned
 from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name
 from fastroute.cache.values import Extension
@@ -54,14 +55,30 @@ T = TypeVar("T")
 
 
 class _Flight:
-    """A read or computation that is under way, and who waits for it."""
+    """A read or computation that is under way, who waits for it, and what it is about."""
 
-    __slots__ = ("began_s", "near_key", "steps", "task", "waiters")
+    __slots__ = (
+        "began_s",
+        "compute",
+        "digests",
+        "held",
+        "home",
+        "lifetime",
+        "name",
+        "near_key",
+        "task",
+        "ticket",
+        "waiters",
+    )
 
-    def __init__(self, near_key: str | bytes, steps: Steps) -> None:
-        self.near_key, self.steps = near_key, steps
+    def __init__(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, digests: tuple[bytes, ...]) -> None:
+        self.name, self.near_key = name, name.near
+        self.compute, self.lifetime, self.digests = compute, lifetime, digests
         self.waiters: list[asyncio.Future[Any]] = []
         self.task: asyncio.Task[None] | None = None
+        self.home: Any = None
+        self.held: Any = None
+        self.ticket = 0
         self.began_s = time.perf_counter()
 
 
@@ -125,6 +142,8 @@ class SharedCache(Writing):
         near_ttl: how long a near value answers without asking the store: the bound of staleness.
         lease: how long the others wait for a process that died while computing, 2 s to 5 minutes.
         copies: nodes that hold each value, 1 to 3: with 2, the loss of a node costs no value.
+        watch: whether to follow the nodes' announcements, so that writes of others are seen within milliseconds; None
+            as the store says. It begins with `async with`.
         extensions: types of the application's own (fastroute.cache.Extension).
         compress_bytes: packed values from this length on are compressed; 0 turns it off.
         object_bytes_max: longest packed value; what is longer is computed and not stored.
@@ -147,6 +166,7 @@ class SharedCache(Writing):
         near_ttl: float | str = NEAR_TTL_S,
         lease: float | str = LEASE_S,
         copies: int = 1,
+        watch: bool | None = None,
         extensions: Iterable[Extension] = (),
         compress_bytes: int | str = COMPRESS_BYTES,
         object_bytes_max: int | str = OBJECT_BYTES_MAX,
@@ -173,16 +193,20 @@ class SharedCache(Writing):
         self._copies = check_copies(copies, len(self._nodes))
         self._seeds = tuple(seed_of(node.name) for node in self._nodes)
         self._alone = self._nodes[:1] if len(self._nodes) == 1 else None
+        self._only_home = self._nodes[0] if len(self._nodes) == 1 else None
         self._flights: dict[str | bytes, _Flight] = {}
         self._refreshes: dict[str | bytes, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._away = asyncio.Semaphore(away_computations_max)
+        self._watch = store.watch if watch is None else watch
 
     # ------------------------------------------------------------------ life
 
     async def aclose(self) -> None:
         """Stop what is under way (its callers get CacheError); the store stays open."""
         self._closed = True
+        if self._push is not None:
+            await hub_of(self.store, self.keys.fleet).leave(self._push)
         tasks = [*self._tasks, *self._refreshes.values()]
         for task in tasks:
             task.cancel()
@@ -192,6 +216,9 @@ class SharedCache(Writing):
         self._near.clear()
 
     async def __aenter__(self) -> SharedCache:
+        if self._watch and self._push is None and self._near_bytes:
+            self._push = PushInvalidation(self)
+            hub_of(self.store, self.keys.fleet).join(self._push)
         return self
 
     async def __aexit__(
@@ -244,8 +271,7 @@ class SharedCache(Writing):
             lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
             digests = self._generations.digests(tags) if tags else ()
             self._check_open()
-            steps = self._steps_fill(self._name(near_key, key), compute, lifetime, digests)
-            flight = _Flight(near_key, steps)
+            flight = _Flight(self._name(near_key, key), compute, lifetime, digests)
             self._begin(flight)
             self._flights[near_key] = flight
         else:
@@ -273,7 +299,18 @@ class SharedCache(Writing):
         value = self._near_value(near_key)
         if value is not MISS:
             return value
-        return await self._run(self._steps_get(self._name(near_key, key), default))
+        self._check_open()
+        name = self._name(near_key, key)
+        home = self._home(name.store)
+        held = self._held(home)
+        if held is None:
+            return await self._run(self._steps_get(name, default))
+        ticket = self._begin_fill(name)
+        reply = await home.get(name.store)
+        value = self._glance(name, reply, ticket, held)
+        if value is not MISS:
+            return value
+        return await self._run(self._steps_get(name, default, ticket, home, reply))
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """The values of those of the keys that have one, asked for at once."""
@@ -410,39 +447,49 @@ class SharedCache(Writing):
     # ------------------------------------------------------------------ single flight
 
     def _begin(self, flight: _Flight) -> None:
-        step = next(flight.steps)
-        if type(step) is Ask:
-            step.function(*step.args).add_done_callback(functools.partial(self._answered, flight, step))
-        else:
-            self._fly(flight, step)
+        name = flight.name
+        home = flight.home = self._home(name.store)
+        held = flight.held = self._held(home)
+        if held is None:  # the namespace's generation has to be asked for too
+            self._fly(flight, self._steps_fill(name, flight.compute, flight.lifetime, flight.digests))
+            return
+        flight.ticket = self._begin_fill(name)
+        home.get_or_lease(name.store, self.lease_s).add_done_callback(functools.partial(self._answered, flight))
 
-    def _answered(self, flight: _Flight, asked: Ask, answer: asyncio.Future[Any]) -> None:
+    def _answered(self, flight: _Flight, answer: asyncio.Future[Any]) -> None:
         """The first question has its answer: mostly that is all."""
         reply = answer.result()
+        name = flight.name
         self._counters.read_time_s += time.perf_counter() - flight.began_s
         if not flight.waiters or self._closed:
-            flight.steps.close()
-            if reply.won:  # all have gone: the lease is given back
-                asked.home.delete(asked.args[0], reply.token)
+            if reply.won:  # all have gone
+                flight.home.delete(name.store, reply.token)
             return
+        value = self._glance(name, reply, flight.ticket, flight.held)
+        if value is not MISS:
+            self._land(flight, value, None)
+            return
+        steps = self._steps_fill(
+            name, flight.compute, flight.lifetime, flight.digests, flight.ticket, flight.home, reply
+        )
         try:
-            step = flight.steps.send(reply)
+            step = next(steps)
         except StopIteration as end:
             self._land(flight, end.value, None)
         except Exception as error:
             self._land(flight, None, error)
         else:
-            self._fly(flight, step)
+            self._fly(flight, steps, step)
 
-    def _fly(self, flight: _Flight, step: Any) -> None:
-        task = flight.task = asyncio.get_running_loop().create_task(self._flown(flight, step))
+    def _fly(self, flight: _Flight, steps: Steps, step: Any = None) -> None:
+        task = flight.task = asyncio.get_running_loop().create_task(self._flown(flight, steps, step))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _flown(self, flight: _Flight, step: Any) -> None:
+    async def _flown(self, flight: _Flight, steps: Steps, step: Any) -> None:
         _within.set((*_within.get(), flight))
         try:
-            value = await self._run(flight.steps, step)
+            value = await self._run(steps, step)
         except asyncio.CancelledError:
             self._land(flight, None, CacheError("the cache was closed while the value was computed"))
             raise
@@ -489,9 +536,10 @@ class SharedCache(Writing):
             while True:
                 kind = type(step)
                 if kind is Ask:
-                    answer = await step.function(*step.args)
+                    answer = await (step.function(*step.args) if step.home is None else self._leased(step))
                 elif kind is Gather:
-                    answer = await asyncio.gather(*[ask.function(*ask.args) for ask in step.asks])
+                    answers = [ask.function(*ask.args) if ask.home is None else self._leased(ask) for ask in step.asks]
+                    answer = await asyncio.gather(*answers)
                 elif kind is Compute:
                     try:
                         answer = await self._compute_now(step)
@@ -510,6 +558,15 @@ class SharedCache(Writing):
             return end.value
         finally:
             steps.close()
+
+    async def _leased(self, step: Ask) -> Any:
+        """Ask what may win a lease: when nobody waits for the answer any more, what was won is given back."""
+        answer = step.function(*step.args)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            answer.add_done_callback(functools.partial(_give_back, step))
+            raise
 
     async def _pause(self, step: Pause) -> None:
         started_s = time.perf_counter()
@@ -562,6 +619,11 @@ class SharedCache(Writing):
         task = asyncio.get_running_loop().create_task(self._run(step.steps))
         self._refreshes[step.near_key] = task
         task.add_done_callback(lambda _: self._refreshes.pop(step.near_key, None))
+
+
+def _give_back(asked: Ask, answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled() and answer.result().won:
+        asked.home.delete(asked.args[0], answer.result().token)
 
 
 def check_copies(copies: int, nodes: int) -> int:

@@ -36,6 +36,8 @@ class Counters:
     split: int = 0
     deleted: int = 0
     purges: int = 0
+    pushed: int = 0
+    push_losses: int = 0
     unknown: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
@@ -68,6 +70,8 @@ class CacheStatistics:
         overtaken: computed values that were not written because the key changed meanwhile.
         too_large: values over the store's limit, not written.
         deleted, purges: keys that were deleted, tags and namespaces that were purged, by this process.
+        pushed: near values, tags and namespaces forgotten because the store announced a change by somebody else;
+            push_losses: times the near cache was emptied because announcements may have been missed.
         unknown: store requests without an answer (timeouts, store away, refused).
         bytes_read, bytes_written: of sealed values; bytes_packed: of those written, before compression.
         compute_time_s, read_time_s, wait_time_s: total time in `compute`, in the first question to the store of each
@@ -96,6 +100,8 @@ class CacheStatistics:
     split: int
     deleted: int
     purges: int
+    pushed: int
+    push_losses: int
     unknown: int
     bytes_read: int
     bytes_written: int

@@ -21,7 +21,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -49,13 +48,23 @@ T = TypeVar("T")
 
 
 class _Flight:
-    """A read or computation that is under way in this process."""
+    """A read or computation that is under way in this process; `done` is made by the first thread that joins."""
 
-    __slots__ = ("future", "thread")
+    __slots__ = ("done", "error", "thread", "value")
 
     def __init__(self) -> None:
-        self.future: Future[Any] = Future()
+        self.done: threading.Event | None = None
+        self.error: BaseException | None = None
+        self.value: Any = None
         self.thread = threading.get_ident()
+
+    def result(self) -> Any:
+        """What the other thread's flight came to."""
+        assert self.done is not None
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class _Again(Exception):
@@ -180,6 +189,7 @@ class SharedCache(Writing):
         self._nodes = tuple(BlockingNode(store, number) for number in range(len(store.names)))
         self._copies = check_copies(copies, len(self._nodes))
         self._seeds = tuple(seed_of(name) for name in store.names)
+        self._only_home = self._nodes[0] if len(self._nodes) == 1 else None
         self._start()
 
     def _start(self) -> None:
@@ -188,6 +198,11 @@ class SharedCache(Writing):
         self._flights: dict[str | bytes, _Flight] = {}
         self._away = threading.BoundedSemaphore(self._away_max)
         self._renewer = _Renewer(self.lease_s)
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._pid:
+            self._start()  # forked: threads of the parent may hold these locks for ever
+        super()._check_open()
 
     def close(self) -> None:
         """Stop renewing and forget near values; the store stays open."""
@@ -228,8 +243,6 @@ class SharedCache(Writing):
         if value is not MISS:
             return value  # type: ignore[no-any-return]
         lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
-        if os.getpid() != self._pid:
-            self._start()  # forked: the parent's threads hold these locks for ever
         while True:
             self._check_open()
             with self._lock:
@@ -237,7 +250,7 @@ class SharedCache(Writing):
                 mine = flight is None
                 if flight is None:
                     digests = self._generations.digests(tags) if tags else ()
-                    steps = self._steps_fill(self._name(near_key, key), compute, lifetime, digests)
+                    name = self._name(near_key, key)
                     flight = self._flights[near_key] = _Flight()
                 elif flight.thread == threading.get_ident():
                     raise UsageError(
@@ -245,10 +258,11 @@ class SharedCache(Writing):
                     )
                 else:
                     self._counters.joined += 1
+                    flight.done = flight.done or threading.Event()
             if mine:
-                return self._fly(flight, near_key, steps)  # type: ignore[no-any-return]
+                return self._fly(flight, name, compute, lifetime, digests)  # type: ignore[no-any-return]
             try:
-                return flight.future.result()  # type: ignore[no-any-return]
+                return flight.result()  # type: ignore[no-any-return]
             except _Again:
                 continue
 
@@ -268,6 +282,7 @@ class SharedCache(Writing):
 
     def get_many(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """The values of those of the keys that have one."""
+        self._check_open()
         found, missing = {}, {}
         for key in keys:
             near_key = key if type(key) is str else encode_key(key)
@@ -376,19 +391,38 @@ class SharedCache(Writing):
         self._flights.clear()
         super()._forget_all()
 
-    def _fly(self, flight: _Flight, near_key: str | bytes, steps: Steps) -> Any:
+    def _fly(
+        self, flight: _Flight, name: Name, compute: Callable[[], Any], lifetime: Lifetime, digests: tuple[bytes, ...]
+    ) -> Any:
         try:
-            value = self._run(steps)
+            flight.value = self._first(name, compute, lifetime, digests)
+            return flight.value
         except BaseException as error:
-            flight.future.set_exception(error if isinstance(error, Exception) else _Again())
+            flight.error = error if isinstance(error, Exception) else _Again()
             raise
-        else:
-            flight.future.set_result(value)
-            return value
         finally:
             with self._lock:
-                if self._flights.get(near_key) is flight:
-                    del self._flights[near_key]
+                if self._flights.get(name.near) is flight:
+                    del self._flights[name.near]
+                if flight.done is not None:
+                    flight.done.set()
+
+    def _first(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, digests: tuple[bytes, ...]) -> Any:
+        """Ask the store once: mostly that is all; else the steps go on from its answer."""
+        home = self._home(name.store)
+        with self._lock:
+            held = self._held(home)
+            ticket = self._begin_fill(name)
+        if held is None:  # the namespace's generation has to be asked for too
+            return self._run(self._steps_fill(name, compute, lifetime, digests))
+        started_s = time.perf_counter()
+        reply = home.get_or_lease(name.store, self.lease_s)
+        with self._lock:
+            self._counters.read_time_s += time.perf_counter() - started_s
+            value = self._glance(name, reply, ticket, held)
+        if value is not MISS:
+            return value
+        return self._run(self._steps_fill(name, compute, lifetime, digests, ticket, home, reply))
 
     # ------------------------------------------------------------------ steps
 
@@ -399,8 +433,6 @@ class SharedCache(Writing):
     def _run(self, steps: Steps) -> Any:
         """Carry steps out."""
         self._check_open()
-        if os.getpid() != self._pid:
-            self._start()
         lock = self._lock
         answer: Any = None
         try:
@@ -417,12 +449,7 @@ class SharedCache(Writing):
                             step = steps.throw(error)
                         kind = type(step)
                 if kind is Ask:
-                    if step.home is not None:
-                        started_s = time.perf_counter()
-                        answer = step.function(*step.args)
-                        self._counters.read_time_s += time.perf_counter() - started_s
-                    else:
-                        answer = step.function(*step.args)
+                    answer = step.function(*step.args)
                 elif kind is Gather:
                     answer = [ask.function(*ask.args) for ask in step.asks]
                 elif kind is Pause:

@@ -37,7 +37,8 @@ from fastroute.memcache.sync import Memcached
 
 __all__ = ["BlockingNode", "StoreReply", "read_meta", "read_pair"]
 
-_VALUE = re.compile(rb"VA ([0-9]{1,10})((?: [!-~]+)*)\Z")
+# Flags come in the order in which they were asked for, W and Z last.
+_VALUE = re.compile(rb"VA ([0-9]{1,10})(?: c([0-9]{1,20}))?( W)?(?: Z)?(?: X)?\Z")
 _CAS = re.compile(rb" c([0-9]{1,20})(?= |\Z)")
 _CODES = {b"EX": EXISTS, b"NF": NOT_FOUND, b"NS": NOT_STORED, b"SERVER_ERROR": SERVER_ERROR}
 _DONE = {b"mg": HIT, b"ms": STORED, b"md": DELETED}
@@ -56,15 +57,17 @@ class StoreReply(NamedTuple):
 def read_meta(verb: bytes) -> Any:
     """Reads the reply to one meta command, from a connection of fastroute.memcache.sync."""
 
+    reads = verb in (b"mg", b"ma")
+
     def read(connection: Any) -> StoreReply:
         line: bytes = connection.line()
-        value, flags = None, line[2:]
+        value, won, cas = None, False, 0
         if found := _VALUE.match(line):
-            size, flags = int(found[1]), found[2]
-            if verb not in (b"mg", b"ma") or size > connection.value_bytes_max:
+            size = int(found[1])
+            if not reads or size > connection.value_bytes_max:
                 raise connection.unexpected(line)
             value = connection.block(size)
-            status = HIT
+            status, won, cas = HIT, found[3] is not None, int(found[2] or 0)
         elif line[:3] in (b"HD", b"HD ") and verb in _DONE:
             status = _DONE[verb]
         elif line[:3] in (b"EN", b"EN ") and verb == b"mg":
@@ -75,11 +78,12 @@ def read_meta(verb: bytes) -> Any:
             status = _CODES[code]
         else:
             raise connection.unexpected(line)
-        cas = _CAS.search(flags)
-        if cas is None or status not in (HIT, STORED):
+        if value is None and status in (HIT, STORED) and (found := _CAS.search(line)):
+            cas = int(found[1])
+        if not cas:
             return StoreReply(status, value)
-        token = make_reply(HIT, b"", int(cas[1]) & (1 << 64) - 1, connection.incarnation, 0).token
-        return StoreReply(status, value, b" W" in flags, token)
+        token = make_reply(HIT, b"", cas & (1 << 64) - 1, connection.incarnation, 0).token
+        return StoreReply(status, value, won, token)
 
     return read
 

@@ -46,7 +46,7 @@ class Writing(Core):
             yield Gather([Ask(one.expire_key, (name.store,)) for one in self._homes(name.store)])
             self._near.invalidate(name.near)
             return False
-        ticket = self._near.begin_fill(name.near)
+        ticket = self._begin_fill(name)
         status = yield from self._write(home, name, sealed, life, None)
         if status != STORED:
             self._near.invalidate(name.near)
@@ -85,7 +85,7 @@ class Writing(Core):
             sealed = self._seal(name, payload, life, 0, generation, numbers)
             if sealed is None:
                 return False
-            ticket = self._near.begin_fill(name.near)
+            ticket = self._begin_fill(name)
             status = yield from self._write(home, name, sealed, life, token, "add")
             if status == STORED:
                 self._counters.bytes_packed += len(payload)
@@ -113,6 +113,8 @@ class Writing(Core):
             ttl_s = store_ttl_s(life)
             if type(entry.value) is Manifest:
                 yield Gather([Ask(self._home(key).touch, (key, ttl_s)) for key in self._part_keys(name, entry.value)])
+            if self._push is not None:
+                self._push.expect(name.store)
             data = self._codec.change(reply.value, made_ms=self._wall_ms(), life=life)
             reply = yield Ask(home.cas_set, (name.store, data, reply.token, ttl_s))
             if reply.status == STORED:

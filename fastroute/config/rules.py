@@ -303,6 +303,11 @@ def warnings(config: Config) -> Iterator[Finding]:
             yield ("pools", name, "servers"), "all servers are backups: they are used as if none were"
     if config.store is not None and not sticky:
         yield ("store",), "a store is configured, and no pool is sticky: nothing will be kept in it"
+    shared = sorted(set(config.cache.memcached) & set(config.store.memcached)) if config.store is not None else []
+    if shared or (config.cache.enabled and not config.cache.memcached):
+        where = ", ".join(quote(one) for one in shared) or "the store's nodes"
+        message = f"the cache shares {where} with the store: its values push bindings out; give it nodes of its own"
+        yield ("cache",), message
     for name, listener in config.listeners.items():
         limits = listener.limits
         if limits.request_line_bytes > limits.head_bytes:

@@ -55,3 +55,14 @@ def test_the_application_goes_on_without_its_store(store: Process, applications:
     fetch(f"{applications[0]}/report/1")
     store.kill()
     assert [fetch(f"{url}/report/{number}")["report"] for url in applications for number in (1, 2)] == [1, 2, 1, 2]
+
+
+def test_what_sharing_gives_and_costs_is_told(store: Process) -> None:
+    command = [sys.executable, str(EXAMPLE.with_name("cache_costs.py")), "--memcached", store.address]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=60, check=True).stdout
+    rows = {line.split()[0]: line.split()[1:] for line in told.splitlines()[1:]}
+    assert int(rows["report"][0]) >= 1800
+    assert float(rows["report"][4]) > 0
+    assert float(rows["sum"][4]) < 0
+    assert int(rows["stranger"][0]) < 100

@@ -219,6 +219,7 @@ async def test_a_missing_part_is_a_miss(opened: Opened, addresses: list[str], pr
 
 
 async def test_long_values_are_compressed_where_it_helps(opened: Opened) -> None:
+    pytest.importorskip("zstandard")
     async with opened() as one, opened() as two, opened(compress_bytes=0) as plain:
         text = "the same words again and again " * 2000
         await one.set("text", text, ttl=60)
