@@ -59,7 +59,8 @@ def main() -> None:
 @_config_option
 @click.option("--bind", "binds", multiple=True, metavar="LISTENER=ADDR", help="Bind a listener to another address.")
 @click.option("--admin", metavar="ADDR", help="Bind the admin listener to this address, whatever the file says.")
-def serve(path: str, binds: tuple[str, ...], admin: str | None) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log lines.")
+def serve(path: str, binds: tuple[str, ...], admin: str | None, log_format: str) -> None:
     """Run a replica: its listeners and workers.
 
     Prints one line "ready" on standard error when every listener accepts. SIGTERM drains and stops, a second one stops
@@ -69,7 +70,7 @@ def serve(path: str, binds: tuple[str, ...], admin: str | None) -> None:
     from fastroute.config.load import Loaded, load
 
     overrides = _binds(binds)
-    log_to_stderr()
+    log_to_stderr(as_json=log_format == "json")
     try:
         loaded = load(path, binds=overrides, admin=admin)
     except ConfigError as error:
