@@ -110,7 +110,7 @@ cdef class Attempt(Reading):
             self.active = True
             terms.lines.active += 1
         self.binding.has_token = self.binding.fresh_token = self.binding.touch = self.binding.bound = self.binding.hint = False
-        self.binding.old_key = False
+        self.binding.old_key = self.binding.news = False
         self.selection = None
         self.tried_count = self.attempts = self.swallowed = 0
         self.body = head.body
@@ -254,7 +254,7 @@ cdef class Attempt(Reading):
             self.binding.term, self.binding.generation = near.term, near.generation
             if status == FR_NEAR_HIT:
                 self.binding.bound = True
-                self.binding.touch = near.wants_touch
+                self.binding.touch = self.binding.news = near.wants_touch
                 self.reason = REASON_NEAR
             elif terms.pool.panicking:
                 self.reason = REASON_PANIC
@@ -529,7 +529,7 @@ cdef class Attempt(Reading):
             return
         self.selection, self.reason = selection, selection.reason
         self.binding.term, self.binding.generation = selection.term, selection.generation
-        self.binding.bound = selection.term != 0
+        self.binding.bound = self.binding.news = selection.term != 0
         self._go(selection.slot)
 
     def unrouted(self, uint64_t epoch, int status):

@@ -206,6 +206,8 @@ cdef class Sticky:
             return
         if binding.fresh_token:
             pass
+        elif not binding.has_token and not binding.news:
+            return      # a client that keeps no cookies would cost a signature with each answer
         elif not binding.has_token or binding.term != binding.token.term or binding.generation != binding.token.generation:
             binding.token.term, binding.token.generation = binding.term, binding.generation
         else:

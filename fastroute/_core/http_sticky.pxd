@@ -36,6 +36,7 @@ ctypedef struct fr_binding:
     uint32_t generation
     bint bound                          # by a record: elsewhere only after a move
     bint touch                          # the record wants its expiry slid
+    bint news                           # this machine had not known it for sure, or a touch was due: who has no hint gets one
     bint has_token                      # the client brought a cookie of ours that counts
     bint fresh_token                    # it gets its first one with this answer
     bint hint                           # the cookie's server, term and generation count too
