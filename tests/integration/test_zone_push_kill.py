@@ -207,3 +207,29 @@ def test_processes_that_find_a_touch_due_together_take_it_on_once() -> None:
         rows.append(os.read(read, len(keys)))
         os.close(read)
     assert all(sum(column) == 1 for column in zip(*rows, strict=True))
+
+
+def test_loss_that_a_stopped_process_finishes_late_takes_nothing_back_of_a_later_loss() -> None:
+    for point in (1, 2, 3, 4):
+        table, owner, _ = prepared(standing=False)
+
+        def work(owner: PushBoard = owner, point: int = point) -> int:
+            push_module.arm_kill_point(point, "stop")
+            owner.lose()
+            return 0
+
+        pid = fork_to(work)
+        wait_until_stopped(pid)
+        later = PushBoard(table, 7, 2)
+        later.set_manual_ms(NOW_MS + 6_400)
+        assert later.lease()
+        later.lose()
+        lost_at = later.believed_from
+        assert lost_at == later.now_tick + 1
+        os.kill(pid, signal.SIGCONT)
+        assert exit_code(pid) == 0
+        assert later.believed_from == lost_at, f"what was lost is believed again after one stopped at {point} went on"
+        later.set_manual_ms(NOW_MS + 6_464)
+        assert later.extend(NOW_MS + 10_000)
+        assert later.live
+        assert later.believed_from == lost_at
