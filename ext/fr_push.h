@@ -239,12 +239,17 @@ static inline int fr_push_lines(const fr_table *table, const fr_guard *guard, co
 
     if (now - guard->sequence > table->ring_mask)
         return -1;
+    FR_KILL_POINT();
     for (uint64_t at = guard->sequence; at != now; at++) {
         uint64_t entry = FR_GET_ACQUIRE(&table->ring[at & table->ring_mask]);
         if ((entry & 0xFFFF) != (at & 0xFFFF))
             return -1;
         lines += entry == fr_push_entry(key, at);
     }
+    FR_FENCE_ACQUIRE();
+    /* Stopped in here while the ring went round, and round again: its 16 bits of sequence tell one round from seven others. */
+    if (FR_GET_ACQUIRE(&push->sequence) - guard->sequence > table->ring_mask)
+        return -1;
     return __atomic_load_n(&push->epoch, __ATOMIC_SEQ_CST) == guard->epoch ? lines : -1;
 }
 

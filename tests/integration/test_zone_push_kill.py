@@ -233,3 +233,28 @@ def test_loss_that_a_stopped_process_finishes_late_takes_nothing_back_of_a_later
         assert later.extend(NOW_MS + 10_000)
         assert later.live
         assert later.believed_from == lost_at
+
+
+def test_line_is_not_forgotten_while_the_ring_goes_round_beside_a_reader_that_counts() -> None:
+    table, owner, key = prepared(standing=False)
+    guard = owner.guard()
+    assert guard is not None
+    owner.invalidate(key)
+    table_module.arm_kill_point(0)
+    try:
+        assert table.learn_guarded_record(key, NOW, rec(77, 2), guard)[0] == WROTE
+        points = table_module.kill_points_passed()  # the last one: lines are being counted
+    finally:
+        table_module.arm_kill_point(0, "off")
+    for point in (points - 1, points):
+        table, owner, key = prepared(standing=False)
+        guard = owner.guard()
+        assert guard is not None
+        owner.invalidate(key)
+        pid = learner_at(table, key, guard, point, "stop")
+        wait_until_stopped(pid)
+        for i in range(1 << 16):  # 16 bits of sequence stand in an entry
+            owner.invalidate(i.to_bytes(16, "little"))
+        os.kill(pid, signal.SIGCONT)
+        assert exit_code(pid) == 0
+        assert not believed(table, key), f"a line was lost on a reader stopped at {point}"
