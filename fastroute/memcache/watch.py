@@ -52,8 +52,9 @@ BEAT_S = 0.05
 BEATS_MISSED = 3
 """So many periods without a sign of life, and the channel is not believed until it has proved itself."""
 LIVE_S = BEAT_S * BEATS_MISSED
-BEAT_KEYS = 8
-"""The beat's number modulo this stands in its key, so that a line tells when it was sent: 400 ms, more than LIVE_S."""
+BEAT_KEYS = 256
+"""The beat's number modulo this stands in its key, so that a line tells when it was sent: 12.8 s. A line that is later
+than that would be taken for a newer one's, and what was announced between them for heard."""
 BEAT_TTL_S = 60
 STATISTICS_S = 1.0
 """`stats` is 2.2 KB; what was dropped in silence is found within this."""
@@ -239,7 +240,7 @@ class NodeWatch:
     Args:
         connection: the node's ordinary connection, for its address, TLS and credentials.
         name: the node's name.
-        beat_key: prefix of this machine's keep-awake keys; they end in a digit.
+        beat_key: prefix of this machine's keep-awake keys; they end in a number below BEAT_KEYS.
         events: who is told.
         watch: False: only `stats` is asked.
         monotonic_s: the clock of alive_s, the machine's own.
@@ -395,7 +396,7 @@ class NodeWatch:
 
     def _beat_heard(self, key: bytes, now_s: float) -> None:
         number = key[len(self._beat_key) :]
-        if len(number) != 1 or not b"0" <= number < b"%d" % BEAT_KEYS:
+        if not number.isdigit() or len(number) > 3 or int(number) >= BEAT_KEYS:
             return
         sent_s = self._sent_s[int(number)]
         self._heard_s = now_s
