@@ -375,6 +375,7 @@ class NodeWatch:
     def _doubt(self, cause: str) -> None:
         if not self._doubted:
             self._doubted = True
+            self.alive_s = 0.0  # nor do the other nodes' signs of life speak for this one
             self._events.doubted(self, cause)
 
     def _heard(self, events: list[Announcement]) -> None:
@@ -429,6 +430,7 @@ class NodeWatch:
         self._take(facts)
         if self._doubted and asked_s - LIVE_S < self._heard_s:  # asked because it was heard again
             self._doubted = False
+            self._floor_s = max(self._floor_s, asked_s)  # silence begins anew
 
     def _take(self, facts: NodeFacts) -> None:
         seen, self._seen = self._seen, facts

@@ -97,6 +97,37 @@ def test_other_keys_with_the_prefix_of_the_beat_prove_nothing():
     assert watched.node.alive_s == 0.0
 
 
+def test_node_in_doubt_is_not_vouched_for_by_what_it_had_proved_before():
+    watched = Watched()
+    watched.hear(watched.beat()[0])
+    assert watched.node.alive_s > 0
+    watched.hear(watched.beat()[0], skip=1)
+    watched.now_s += GAP_S
+    watched.hear(watched.beat()[0])
+    assert watched.events.told[-1] == "doubted gap"
+    assert watched.node.alive_s == 0.0, "another node's sign of life would extend by it"
+    watched.hear(watched.beat()[0])
+    assert watched.node.alive_s == 0.0
+    watched.prove()
+    watched.hear(watched.beat()[0])
+    assert watched.node.alive_s == watched.now_s
+    assert watched.events.told[-1] == "alive"
+
+
+def test_doubt_that_was_cleared_does_not_come_back_before_a_sign_of_life_can_come():
+    watched = Watched()
+    watched.hear(watched.beat()[0])
+    for _ in range(20):
+        watched.beat()
+    assert watched.events.told[-1] == "doubted silence"
+    watched.prove()
+    watched.beat()
+    key, sent_s = watched.beat()
+    watched.hear(key)
+    assert watched.events.told.count("doubted silence") == 1
+    assert watched.node.alive_s == sent_s
+
+
 def test_silence_is_a_doubt():
     watched = Watched()
     watched.hear(watched.beat()[0])
