@@ -42,6 +42,8 @@ NearMode = Literal["push", "poll"]
 
 LOOK_S = 0.1
 """How often a process that is not the owner looks whether there is one (-20 % jitter)."""
+AGAIN_S = 1.0
+"""Pause after an error that nobody foresaw."""
 LOSSES_MAX, LOSSES_WINDOW_S = 8, 10.0
 """More losses than this in so long, and the channel rests."""
 REST_S_MIN, REST_S_MAX = 5.0, 60.0
@@ -133,7 +135,12 @@ class PushChannel:
             if self.board.lease():
                 try:
                     await self._own()
+                except Exception:  # whatever it is: entries are believed for near_ttl, and the next attempt follows
+                    _log.exception("store: the push channel ended; it begins again in %.0f s", AGAIN_S)
+                    self.board.release()  # another process may fare better
+                    await asyncio.sleep(AGAIN_S)
                 finally:
+                    self.statistics.owner = False
                     self.board.release()
             await asyncio.sleep(LOOK_S * (1 - 0.2 * random.random()))  # noqa: S311
 
@@ -175,7 +182,6 @@ class PushChannel:
                 self._mending.clear()
                 self._nodes = []
                 self.board.lose()
-        self.statistics.owner = False
 
     def _count_lines(self) -> None:
         lines = sum(node.lines for node in self._nodes)

@@ -109,3 +109,23 @@ async def test_republishing_lets_others_run_though_a_batch_is_not_full(memcached
         ended = True
         await counting
         assert turns >= 8 * one.affinity.table.buckets // 1024
+
+
+async def test_error_that_nobody_foresaw_does_not_end_the_channel(memcached, monkeypatch, caplog):
+    monkeypatch.setattr(push_module, "AGAIN_S", 0.05)
+    real, left = NodeWatch.run, [2]
+
+    async def run(self: NodeWatch) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("nobody foresaw this")
+        await real(self)
+
+    monkeypatch.setattr(NodeWatch, "run", run)
+    async with Replica(memcached.address) as one:
+        await until(lambda: one.mode == "push")
+        assert one.push.elected == 3
+        assert one.push.owner
+        assert caplog.text.count("the push channel ended") == 2
+        statistics = one.push
+    assert not statistics.owner
