@@ -107,6 +107,7 @@ class PushChannel:
         self._beat_key = b"%b:w:%08x:" % (affinity.fleet.encode(), token)
         self._task: asyncio.Task[None] | None = None
         self._mending: dict[str, tuple[NodeLife, asyncio.Task[None]]] = {}
+        self._seen_to: dict[str, NodeLife] = {}
         self._losses: collections.deque[float] = collections.deque(maxlen=LOSSES_MAX)
         self._rest_until_s = 0.0
         self._rest_s = REST_S_MIN
@@ -235,6 +236,7 @@ class PushChannel:
         known = self.board.life_of(_node_digest(node.name))
         same = known is not None and (known.pid, known.flushes) == (life.pid, life.flushes)
         same = same and known is not None and abs(known.start_s - life.start_s) <= 1
+        same = same or self._seen_to.get(node.name) == life  # the zone has no room for it
         running = self._mending.get(node.name)
         if running is not None and running[0] == life and not running[1].done():
             return
@@ -254,8 +256,8 @@ class PushChannel:
             return  # when it is back its life is looked at again
         except Exception:  # a background errand; keys are restored as they are seen
             _log.exception("store %s: bindings could not be written again", node)
-        if self.board.owns:
-            self.board.remember(_node_digest(node), life)
+        if self.board.owns and not self.board.remember(_node_digest(node), life):
+            self._seen_to[node] = life
 
 
 def _node_digest(name: str) -> int:

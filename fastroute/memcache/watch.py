@@ -81,6 +81,7 @@ _KEY = re.compile(rb"key=([!-~]{1,760})(?: |$)")
 _STATUS = re.compile(rb" status=([a-z_]{1,32})(?: |$)")
 _SKIPPED = re.compile(rb"skipped=(\d{1,19})")
 _GID_MAX = 2**64 - 1
+_FACTS_MAX = (2**32 - 1, 2**32 - 1, 2**32 - 1, 2**64 - 1)  # what a zone can keep of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,8 @@ def facts_of(statistics: Mapping[bytes, bytes]) -> NodeFacts:
     """
     try:
         number = {name: int(statistics[name]) for name in (b"pid", b"time", b"uptime", b"cmd_flush")}
+        if not all(0 <= value <= most for value, most in zip(number.values(), _FACTS_MAX, strict=True)):
+            raise ValueError("numbers in range")
         dropped = int(statistics.get(b"log_worker_dropped", b"0"))
         skipped = int(statistics.get(b"log_watcher_skipped", b"0"))
     except (KeyError, ValueError) as error:

@@ -129,3 +129,20 @@ async def test_error_that_nobody_foresaw_does_not_end_the_channel(memcached, mon
         assert caplog.text.count("the push channel ended") == 2
         statistics = one.push
     assert not statistics.owner
+
+
+async def test_node_whose_life_the_zone_cannot_keep_is_not_written_to_for_ever(memcached):
+    async with Replica(memcached.address, watch=False) as one:
+        await until(lambda: bool(one.affinity._push._nodes) and one.affinity._push._nodes[0]._seen is not None)
+        channel = one.affinity._push
+        for name in range(1, NODES_MAX + 1):
+            channel.board.remember(name, NodeLife(1, 1, 1))
+        for life in (1, 2):
+            facts = NodeFacts(life, 1000, 0, 0, 0)
+            node = NodeWatch(None, "10.9.9.9:1", beat_key=b"", events=channel)
+            channel.facts(node, facts, True)
+            await asyncio.gather(channel._mending["10.9.9.9:1"][1])
+            before = channel._mending["10.9.9.9:1"]
+            for _ in range(3):
+                channel.facts(node, facts, False)
+            assert channel._mending["10.9.9.9:1"] is before
