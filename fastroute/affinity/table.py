@@ -120,6 +120,9 @@ class Affinity(AffinityBase):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._toucher = self._return_watch = None
+        while self._touches:  # taken on for the whole machine and not sent: another process is to
+            view, fingerprint = self._touches.popitem()[1]
+            view.want_touch(fingerprint)
         if self._push is not None and self.store is not None:
             await leave(self, self.store, self._push)
             self._push = None
@@ -307,7 +310,14 @@ class Affinity(AffinityBase):
         """Empty the set of touches, many in flight at once over the one pipelined connection."""
         while self._touches:
             batch = [self._touches.popitem() for _ in range(min(len(self._touches), TOUCHES_AT_ONCE))]
-            await asyncio.gather(*(self._touch(name, view, fingerprint) for name, (view, fingerprint) in batch))
+            try:
+                await asyncio.gather(*(self._touch(name, view, fingerprint) for name, (view, fingerprint) in batch))
+            except (
+                BaseException
+            ):  # cancelled, most likely: which of them were sent is not known, and one too many is no harm
+                for _, (view, fingerprint) in batch:
+                    view.want_touch(fingerprint)
+                raise
 
     async def _touch(self, name: bytes, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:

@@ -146,3 +146,20 @@ async def test_node_whose_life_the_zone_cannot_keep_is_not_written_to_for_ever(m
             for _ in range(3):
                 channel.facts(node, facts, False)
             assert channel._mending["10.9.9.9:1"] is before
+
+
+async def test_touches_that_are_left_when_a_process_ends_are_for_another_one(memcached):
+    with Zone(None, "1MiB") as zone:
+        async with Replica(memcached.address, zone=zone) as one, Replica(memcached.address, zone=zone) as other:
+            await one.pushed()
+            for n in range(300):
+                await one.route(f"user-{n}")
+            for n in range(300):
+                one.affinity.touch_soon(one.view, b"user-%d" % n)
+            assert len(one.affinity._touches) == 300
+            await asyncio.sleep(0)
+            await one.affinity.aclose()
+            short = [n for n in range(300) if ttl_of(memcached, one.name(f"user-{n}")) <= 60]
+            assert short
+            taken = [n for n in short if other.view.take_touch(other.view.fingerprint(b"user-%d" % n))]
+            assert taken == short, "their records would end after a minute in the store, and not in the zone"
