@@ -105,8 +105,10 @@ class Affinity(AffinityBase):
         self._toucher: asyncio.Task[None] | None = None
         self._return_watch: asyncio.Task[None] | None = None
         self._push: PushChannel | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Affinity:
+        self._closed = False
         self._join()
         return self
 
@@ -115,6 +117,7 @@ class Affinity(AffinityBase):
 
     async def aclose(self) -> None:
         """Stop the background work; does not close the store or a zone that was handed in."""
+        self._closed = True
         tasks = [task for task in (self._toucher, self._return_watch, *self._learning) if task is not None]
         for task in tasks:
             task.cancel()
@@ -130,7 +133,7 @@ class Affinity(AffinityBase):
 
     def _join(self) -> None:
         """Take part in the push channel of the zone."""
-        if self._push is None and self.store is not None and store_digest(self.store):
+        if self._push is None and not self._closed and self.store is not None and store_digest(self.store):
             self._push = join(self, self.store)
             self.statistics.push, self.statistics.mode_of = self._push.statistics, self._push.mode
             self._push.start()

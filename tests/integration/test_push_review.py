@@ -163,3 +163,13 @@ async def test_touches_that_are_left_when_a_process_ends_are_for_another_one(mem
             assert short
             taken = [n for n in short if other.view.take_touch(other.view.fingerprint(b"user-%d" % n))]
             assert taken == short, "their records would end after a minute in the store, and not in the zone"
+
+
+async def test_request_that_comes_when_the_affinity_is_closed_does_not_open_the_channel_again(memcached):
+    with Zone(None, "1MiB") as zone:
+        async with Replica(memcached.address, zone=zone) as one:
+            await one.route("user")
+            await one.affinity.aclose()
+            await one.route("late")
+            assert one.affinity._push is None
+            assert not push_module._channels.get(one.store)
