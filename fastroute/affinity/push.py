@@ -82,10 +82,21 @@ class PushStatistics:
 
 
 def store_digest(store: Memcached) -> int:
-    """64 bits that stand for the store's nodes and copies; 0 for a store without nodes, which cannot be watched."""
+    """64 bits that stand for the store's nodes and copies; 0 for a store without nodes, which cannot be watched.
+
+    The same for as long as the object lives, though a change of the list of nodes ends: views that are made afterwards
+    belong to the channel that is there.
+    """
     if not getattr(store, "nodes", ()):
         return 0
-    return xxh64("\n".join([str(store.copies), *sorted(node.name for node in store.nodes)])) or 1
+    found = _digests.get(store)
+    if found is None:
+        names = sorted(node.name for node in store.nodes)
+        found = _digests[store] = xxh64("\n".join([str(store.copies), *names])) or 1
+    return found
+
+
+_digests: weakref.WeakKeyDictionary[Memcached, int] = weakref.WeakKeyDictionary()
 
 
 class PushChannel:

@@ -173,3 +173,15 @@ async def test_request_that_comes_when_the_affinity_is_closed_does_not_open_the_
             await one.route("late")
             assert one.affinity._push is None
             assert not push_module._channels.get(one.store)
+
+
+async def test_view_made_after_a_change_of_the_nodes_belongs_to_the_channel_that_is_there(memcached):
+    clock = ManualClock()
+    store = Memcached(memcached.address, previous_nodes=["127.0.0.1:1"], grace=10, clock=clock)
+    before = push_module.store_digest(store)
+    clock.advance(11)
+    store.homes_of(b"any")
+    await asyncio.sleep(0)
+    assert [node.name for node in store.nodes] == [memcached.address]
+    assert push_module.store_digest(store) == before
+    await store.aclose()
