@@ -304,7 +304,7 @@ cdef class AffinityTable:
         return self.remove(&key, now_tick, term, generation)
 
     def scan(self, uint32_t start_bucket, uint32_t limit, uint32_t now_tick, *, slot=None, uint8_t any_flags=0,
-             uint32_t expires_after=0, uint32_t expires_until=0xFFFFFFFF):
+             uint32_t expires_after=0, uint32_t expires_until=0xFFFFFFFF, uint32_t buckets_max=0xFFFFFFFF):
         """Live records from a bucket on.
 
         Args:
@@ -315,6 +315,7 @@ cdef class AffinityTable:
             any_flags: only records that carry one of these flags; 0 for all.
             expires_after, expires_until: only records that expire later than the one, and not later than the other:
                 walks over falling bands visit recently used records first.
+            buckets_max: stop behind so many buckets, whatever was found: bounds the time of a call.
 
         Returns:
             (records, next bucket): records as (fingerprint, Record); next bucket None at the end.
@@ -324,10 +325,12 @@ cdef class AffinityTable:
         """
         cdef fr_fingerprint[24] keys
         cdef fr_binding[24] bindings
-        cdef uint32_t bucket = start_bucket, count = self.buckets
+        cdef uint32_t bucket = start_bucket, count = self.buckets, end = count
         cdef int found, i, wanted_slot = -1 if slot is None else slot
         cdef list records = []
-        while bucket < count and <uint32_t>len(records) < limit:
+        if start_bucket < count and buckets_max < count - start_bucket:
+            end = start_bucket + max(buckets_max, 1)
+        while bucket < end and <uint32_t>len(records) < limit:
             found = fr_aff_bucket_records(self.table, bucket, now_tick, keys, bindings)
             bucket += 1
             for i in range(found):

@@ -94,21 +94,33 @@ static inline void fr_push_release(fr_push *push, uint32_t token)
         __atomic_compare_exchange_n(&push->lease, &lease, 0, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
-/* Something may have been missed: nothing that was guarded until now is believed any more. */
-static inline void fr_push_lose(fr_push *push, uint32_t now_tick)
+/* Something may have been missed: nothing that was guarded until now is believed any more.
+ *
+ * The time is read after the epoch was counted up: what a reader guards in spite of it was reckoned from a tick before. The
+ * lower half only grows: a process that stood still in here and goes on after others have lost takes nothing of theirs back.
+ * One that stays here leaves a channel that is not believed until somebody else begins anew. */
+static inline void fr_push_lose(fr_push *push, const fr_clock *clock)
 {
-    FR_PUT_RELEASE(&push->live, fr_push_pair(0, now_tick + 1));
+    uint64_t live = __atomic_and_fetch(&push->live, 0xFFFFFFFFull, __ATOMIC_ACQ_REL);
+    uint32_t after;
+
     FR_KILL_POINT();
-    __atomic_fetch_add(&push->epoch, 1u, __ATOMIC_ACQ_REL);
+    __atomic_fetch_add(&push->epoch, 1u, __ATOMIC_SEQ_CST);
+    FR_KILL_POINT();
+    after = fr_now_tick(clock) + 1;
+    FR_KILL_POINT();
+    while (!__atomic_compare_exchange_n(&push->live, &live, fr_push_pair(0, (uint32_t)live > after ? (uint32_t)live : after), 0,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        ;
     FR_KILL_POINT();
 }
 
 /* Entries of another store stand here: they are that one's word no more. */
-static inline void fr_push_serve(fr_push *push, uint64_t store, uint32_t now_tick)
+static inline void fr_push_serve(fr_push *push, uint64_t store, const fr_clock *clock)
 {
     if (FR_GET(&push->store) == store)
         return;
-    fr_push_lose(push, now_tick);
+    fr_push_lose(push, clock);
     FR_PUT_RELEASE(&push->store, store);
     FR_KILL_POINT();
 }
@@ -118,12 +130,12 @@ static inline int fr_push_extend(fr_push *push, uint32_t token, uint32_t until_t
 {
     uint64_t live = FR_GET_ACQUIRE(&push->live);
 
-    if (!fr_push_owns(push, token))
-        return 0;
-    while ((uint32_t)(live >> 32) < until_tick &&
-           !__atomic_compare_exchange_n(&push->live, &live, fr_push_pair(until_tick, (uint32_t)live), 0, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_ACQUIRE))
-        ;
+    do {        /* who owns it is looked at after each reading of `live`: whoever takes it over changes that */
+        if (!fr_push_owns(push, token))
+            return 0;
+    } while ((uint32_t)(live >> 32) < until_tick &&
+             !__atomic_compare_exchange_n(&push->live, &live, fr_push_pair(until_tick, (uint32_t)live), 0, __ATOMIC_ACQ_REL,
+                                          __ATOMIC_ACQUIRE));
     return 1;
 }
 
@@ -227,13 +239,18 @@ static inline int fr_push_lines(const fr_table *table, const fr_guard *guard, co
 
     if (now - guard->sequence > table->ring_mask)
         return -1;
+    FR_KILL_POINT();
     for (uint64_t at = guard->sequence; at != now; at++) {
         uint64_t entry = FR_GET_ACQUIRE(&table->ring[at & table->ring_mask]);
         if ((entry & 0xFFFF) != (at & 0xFFFF))
             return -1;
         lines += entry == fr_push_entry(key, at);
     }
-    return FR_GET_ACQUIRE(&push->epoch) == guard->epoch ? lines : -1;
+    FR_FENCE_ACQUIRE();
+    /* Stopped in here while the ring went round, and round again: its 16 bits of sequence tell one round from seven others. */
+    if (FR_GET_ACQUIRE(&push->sequence) - guard->sequence > table->ring_mask)
+        return -1;
+    return __atomic_load_n(&push->epoch, __ATOMIC_SEQ_CST) == guard->epoch ? lines : -1;
 }
 
 #endif

@@ -26,6 +26,7 @@ cdef extern from "fr_push.h" nogil:
     enum: FR_PUSH_NODES
     enum: FR_TICK_SHIFT
     ctypedef struct fr_push:
+        uint64_t live
         uint64_t store
         uint64_t epoch
         uint64_t sequence
@@ -46,8 +47,8 @@ cdef extern from "fr_push.h" nogil:
     int fr_push_lease(fr_push *push, uint32_t token, uint32_t now_tick) noexcept
     int fr_push_owns(const fr_push *push, uint32_t token) noexcept
     void fr_push_release(fr_push *push, uint32_t token) noexcept
-    void fr_push_lose(fr_push *push, uint32_t now_tick) noexcept
-    void fr_push_serve(fr_push *push, uint64_t store, uint32_t now_tick) noexcept
+    void fr_push_lose(fr_push *push, const fr_clock *clock) noexcept
+    void fr_push_serve(fr_push *push, uint64_t store, const fr_clock *clock) noexcept
     int fr_push_extend(fr_push *push, uint32_t token, uint32_t until_tick) noexcept
     void fr_push_suspend(fr_push *push, uint32_t token) noexcept
     int fr_push_invalidate(fr_table *table, uint32_t token, const fr_fingerprint *key, int all) noexcept
@@ -144,7 +145,7 @@ cdef class PushBoard:
         if fr_load64(&fr_push_of(self.table.table).store) != self.store:
             for i in range(FR_PUSH_NODES):
                 fr_store64(&nodes[i].name, 0)
-        fr_push_serve(fr_push_of(self.table.table), self.store, fr_now_tick(&self.clock))
+        fr_push_serve(fr_push_of(self.table.table), self.store, &self.clock)
 
     def extend(self, uint64_t until_ms):
         """Guarded entries are believed until then (machine's monotonic milliseconds); never moves back. False: not owned."""
@@ -156,7 +157,7 @@ cdef class PushBoard:
 
     def lose(self):
         """Something may have been missed: nothing that was guarded until now is ever believed again."""
-        fr_push_lose(fr_push_of(self.table.table), fr_now_tick(&self.clock))
+        fr_push_lose(fr_push_of(self.table.table), &self.clock)
 
     def invalidate(self, bytes fingerprint not None, *, bint all=False):
         """A line about this key came: 1 when an entry lost its guard by it, 0 when none did, -1: not owned any more.
@@ -176,6 +177,11 @@ cdef class PushBoard:
     def live(self):
         """Are guarded entries of this store believed now?"""
         return fr_push_holds(fr_push_of(self.table.table), self.store, 0xFFFFFFFFu, fr_now_tick(&self.clock)) == 1
+
+    @property
+    def believed_from(self):
+        """Tick from which on entries must have been guarded to be believed: behind the last loss."""
+        return <uint32_t>fr_load64(&fr_push_of(self.table.table).live)
 
     @property
     def epoch(self):

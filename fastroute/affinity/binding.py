@@ -113,11 +113,22 @@ class Binder:
             self._id_of_slot, self._slot_of_id = ids, {identity: slot for slot, identity in ids.items()}
             self._version = version
 
-    def confirm(self, fingerprint: bytes, record: Record) -> None:
-        """The store said this of the key: take it over near, if it names a server of this pool."""
+    def near(self, fingerprint: bytes) -> Binding | None:
+        """The zone's entry of the key if it names a server of this pool, as the pool is now."""
+        self._refresh()
+        found = self._view.lookup(fingerprint)
+        return found if isinstance(found, Binding) and found.slot >= 0 else None
+
+    def confirm(self, fingerprint: bytes, record: Record, *, expires_tick: int = 0) -> None:
+        """The store said this of the key: take it over near, if it names a server of this pool.
+
+        Args:
+            expires_tick: when the binding ends; 0 for a full lifetime from now.
+        """
+        self._refresh()
         slot = self._slot_of_id.get(record.server, -1)
         if slot >= 0:
-            self._view.learn(fingerprint, slot, record.term, record.generation)
+            self._view.learn(fingerprint, slot, record.term, record.generation, expires_tick=expires_tick)
 
     # -- what the pool says -------------------------------------------------------------------------------------------
 

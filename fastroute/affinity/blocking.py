@@ -96,8 +96,9 @@ class Affinity(AffinityBase):
     def close(self) -> None:
         """Let go of a private zone; a store or zone that was handed in stays open."""
         self._ended.set()
-        if self._return_watch is not None and self._return_watch.is_alive():
-            self._return_watch.join()  # at most the store's limit for making a connection, per node
+        watch = self._return_watch  # the thread takes itself out of there when it ends
+        if watch is not None and watch.is_alive():
+            watch.join()  # at most the store's limit for making a connection, per node
         self._close_zone()
 
     def _homes(self, name: bytes) -> Sequence[Home]:
@@ -140,14 +141,16 @@ class Affinity(AffinityBase):
 
     def _watch_return(self) -> None:
         assert self.store is not None
-        while not self._ended.wait(RETURN_CHECK_S):
-            if any(self.store.noop().values()):
-                _log.warning("store: back; bindings are verified, and written again where it lost them")
-                break
-        with self._watching:
-            self._return_watch = None  # who notes the next absence starts another one
-            for view in self._binders:
-                view.trust_stale = False
+        try:
+            while not self._ended.wait(RETURN_CHECK_S):
+                if any(self.store.noop().values()):
+                    _log.warning("store: back; bindings are verified, and written again where it lost them")
+                    break
+        finally:  # whatever ended it: nothing is trusted without somebody who looks
+            with self._watching:
+                self._return_watch = None  # who notes the next absence starts another one
+                for view in self._binders:
+                    view.trust_stale = False
 
     def _renew_soon(self, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:

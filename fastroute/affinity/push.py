@@ -42,6 +42,8 @@ NearMode = Literal["push", "poll"]
 
 LOOK_S = 0.1
 """How often a process that is not the owner looks whether there is one (-20 % jitter)."""
+AGAIN_S = 1.0
+"""Pause after an error that nobody foresaw."""
 LOSSES_MAX, LOSSES_WINDOW_S = 8, 10.0
 """More losses than this in so long, and the channel rests."""
 REST_S_MIN, REST_S_MAX = 5.0, 60.0
@@ -80,10 +82,21 @@ class PushStatistics:
 
 
 def store_digest(store: Memcached) -> int:
-    """64 bits that stand for the store's nodes and copies; 0 for a store without nodes, which cannot be watched."""
+    """64 bits that stand for the store's nodes and copies; 0 for a store without nodes, which cannot be watched.
+
+    The same for as long as the object lives, though a change of the list of nodes ends: views that are made afterwards
+    belong to the channel that is there.
+    """
     if not getattr(store, "nodes", ()):
         return 0
-    return xxh64("\n".join([str(store.copies), *sorted(node.name for node in store.nodes)])) or 1
+    found = _digests.get(store)
+    if found is None:
+        names = sorted(node.name for node in store.nodes)
+        found = _digests[store] = xxh64("\n".join([str(store.copies), *names])) or 1
+    return found
+
+
+_digests: weakref.WeakKeyDictionary[Memcached, int] = weakref.WeakKeyDictionary()
 
 
 class PushChannel:
@@ -105,6 +118,7 @@ class PushChannel:
         self._beat_key = b"%b:w:%08x:" % (affinity.fleet.encode(), token)
         self._task: asyncio.Task[None] | None = None
         self._mending: dict[str, tuple[NodeLife, asyncio.Task[None]]] = {}
+        self._seen_to: dict[str, NodeLife] = {}
         self._losses: collections.deque[float] = collections.deque(maxlen=LOSSES_MAX)
         self._rest_until_s = 0.0
         self._rest_s = REST_S_MIN
@@ -133,7 +147,12 @@ class PushChannel:
             if self.board.lease():
                 try:
                     await self._own()
+                except Exception:  # whatever it is: entries are believed for near_ttl, and the next attempt follows
+                    _log.exception("store: the push channel ended; it begins again in %.0f s", AGAIN_S)
+                    self.board.release()  # another process may fare better
+                    await asyncio.sleep(AGAIN_S)
                 finally:
+                    self.statistics.owner = False
                     self.board.release()
             await asyncio.sleep(LOOK_S * (1 - 0.2 * random.random()))  # noqa: S311
 
@@ -175,7 +194,6 @@ class PushChannel:
                 self._mending.clear()
                 self._nodes = []
                 self.board.lose()
-        self.statistics.owner = False
 
     def _count_lines(self) -> None:
         lines = sum(node.lines for node in self._nodes)
@@ -229,6 +247,7 @@ class PushChannel:
         known = self.board.life_of(_node_digest(node.name))
         same = known is not None and (known.pid, known.flushes) == (life.pid, life.flushes)
         same = same and known is not None and abs(known.start_s - life.start_s) <= 1
+        same = same or self._seen_to.get(node.name) == life  # the zone has no room for it
         running = self._mending.get(node.name)
         if running is not None and running[0] == life and not running[1].done():
             return
@@ -248,8 +267,8 @@ class PushChannel:
             return  # when it is back its life is looked at again
         except Exception:  # a background errand; keys are restored as they are seen
             _log.exception("store %s: bindings could not be written again", node)
-        if self.board.owns:
-            self.board.remember(_node_digest(node), life)
+        if self.board.owns and not self.board.remember(_node_digest(node), life):
+            self._seen_to[node] = life
 
 
 def _node_digest(name: str) -> int:

@@ -25,9 +25,21 @@ from dataclasses import dataclass
 
 from fastroute._core.hashes import xxh64
 
-__all__ = ["RECORD_BYTES", "RECORD_VERSION", "TERM_RANDOM_BITS", "Record", "new_term", "server_id", "term_age_s"]
+__all__ = [
+    "GENERATION_MAX",
+    "RECORD_BYTES",
+    "RECORD_VERSION",
+    "TERM_RANDOM_BITS",
+    "Record",
+    "new_term",
+    "server_id",
+    "term_age_s",
+]
 
 RECORD_VERSION = 1
+GENERATION_MAX = 2**31
+"""What is read with a later one is no record: nobody moves a key that often, and one that could not be moved any more
+(generations have 32 bits) would make its key's requests fail."""
 _LAYOUT = struct.Struct("<BBHIQQII")
 RECORD_BYTES = _LAYOUT.size
 TERM_RANDOM_BITS = 38
@@ -40,7 +52,7 @@ class Record:
 
     Attributes:
         term: 1..2**64-1, random per first assignment.
-        generation: 1..2**32-1, grows by one with each move of the term.
+        generation: 1..GENERATION_MAX, grows by one with each move of the term.
         server: server_id() of the server's name.
         writer: 32-bit id of the process that wrote it, for people who debug.
         minute: minutes since 1970 when it was written, a heuristic and never compared for truth.
@@ -66,7 +78,7 @@ class Record:
         if data is None or len(data) != RECORD_BYTES:
             return None
         version, second, _epoch, generation, term, server, writer, minute = _LAYOUT.unpack(data)
-        if version != RECORD_VERSION or not term or not generation:
+        if version != RECORD_VERSION or not term or not 0 < generation <= GENERATION_MAX:
             return None
         return Record(term, generation, server, writer, minute, second if second < 60 else 0)
 

@@ -45,6 +45,8 @@ BANDS = 8
 """Passes over the table, by when a binding was used last: a pass over 1 M bindings reads memory for some 10 ms."""
 SCAN = 1024
 """Records read at a time."""
+SCAN_BUCKETS = 1024
+"""Buckets (1 KiB each) read at a time, whatever they hold: some 0.5 ms of the event loop."""
 TICK_MS = 64
 FAILURES_MAX = 100
 """So many claims without an answer in a row, and the store is away again."""
@@ -98,50 +100,49 @@ class Republisher:
             StoreAway: FAILURES_MAX claims in a row had no answer.
         """
         loop = asyncio.get_running_loop()
-        due_s, batch = loop.time(), []
+        due_s = loop.time()
+        batch: list[tuple[Affinity, AffinityView, bytes, Entry]] = []
         for one in self._all():
             if one is not None:
-                batch.append(self._restore(*one))
-            elif not batch:
-                await asyncio.sleep(0)  # a stretch of the table without anything to write
+                batch.append(one)
+            else:  # a stretch of the table was read
+                await asyncio.sleep(0)
             if len(batch) == CHUNK:
-                await asyncio.gather(*batch)
+                await asyncio.gather(*(self._restore(*one) for one in batch))
                 batch = []
                 due_s = max(due_s + CHUNK / self._rate_per_s, loop.time())
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
-        await asyncio.gather(*batch)
+        await asyncio.gather(*(self._restore(*one) for one in batch))
 
-    def _all(self) -> Iterator[tuple[Affinity, AffinityView, int, bytes, Entry] | None]:
+    def _all(self) -> Iterator[tuple[Affinity, AffinityView, bytes, Entry] | None]:
         """What is to be written, and None now and then."""
         for affinity in self._affinities:
             ttl_ticks = math.ceil(affinity.ttl_s * 1000 / TICK_MS)
             for entries in walk(affinity.table, ttl_ticks, self._board.now_tick, self._flags):
                 yield None
                 for fingerprint, entry in entries:
-                    view, slot = self._place(affinity, entry.slot)
+                    view = self._view_of(affinity, entry.slot)
                     if view is not None and self._lives_there(affinity, view, fingerprint):
-                        yield affinity, view, slot, fingerprint, entry
+                        yield affinity, view, fingerprint, entry
 
     def _lives_there(self, affinity: Affinity, view: AffinityView, fingerprint: bytes) -> bool:
         return any(node.name == self._node for node in affinity._homes(affinity._name(view, fingerprint)))
 
     @staticmethod
-    def _place(affinity: Affinity, zone_slot: int) -> tuple[AffinityView | None, int]:
-        for view in affinity.views:
-            slot = view.slot_of_zone(zone_slot)
-            if slot >= 0:
-                return view, slot
-        return None, -1
+    def _view_of(affinity: Affinity, zone_slot: int) -> AffinityView | None:
+        return next((view for view in affinity.views if view.slot_of_zone(zone_slot) >= 0), None)
 
-    async def _restore(
-        self, affinity: Affinity, view: AffinityView, slot: int, fingerprint: bytes, entry: Entry
-    ) -> None:
+    async def _restore(self, affinity: Affinity, view: AffinityView, fingerprint: bytes, entry: Entry) -> None:
+        binder = affinity._binders[view]
+        near = binder.near(fingerprint)
+        if near is None or (near.term, near.generation) != (entry.term, entry.generation):
+            return  # released or moved since it was read: who did that wrote it
         name = affinity._name(view, fingerprint)
         homes = affinity._homes(name)
         left_ticks = max(0, entry.expires_tick - self._board.now_tick)
         left_s = max(STORE_TTL_MIN_S, math.ceil(left_ticks * TICK_MS / 1000))
-        record = Record(entry.term, entry.generation, server_id(view.pool.server_at(slot).name), affinity._writer)
-        steps = _steps(view, affinity._binders[view], fingerprint, record, slot, entry, left_s, len(homes))
+        record = Record(entry.term, entry.generation, server_id(view.pool.server_at(near.slot).name), affinity._writer)
+        steps = _steps(binder, fingerprint, record, entry, left_s, len(homes))
         kind = await affinity._drive(name, homes, steps, view)
         if kind in (Kind.UNKNOWN, Kind.DOWN):
             self._counts.republish_failed += 1
@@ -157,22 +158,13 @@ class Republisher:
 
 
 def _steps(
-    view: AffinityView,
-    binder: Binder,
-    fingerprint: bytes,
-    record: Record,
-    slot: int,
-    entry: Entry,
-    left_s: int,
-    homes: int,
+    binder: Binder, fingerprint: bytes, record: Record, entry: Entry, left_s: int, homes: int
 ) -> Generator[Command, Answer, Kind]:
     # What stands there already keeps its lifetime: other machines may have seen the user since this one did (I8).
     decision = yield from claim(record, left_s, full_ttl_s=binder.ttl_s, homes=homes)
     stands = decision.record
-    if stands is not None and stands.same_decision(record):
-        view.learn(fingerprint, slot, record.term, record.generation, expires_tick=entry.expires_tick)
-    elif stands is not None:
-        binder.confirm(fingerprint, stands)
+    if stands is not None:
+        binder.confirm(fingerprint, stands, expires_tick=entry.expires_tick if stands.same_decision(record) else 0)
     return decision.kind
 
 
@@ -193,7 +185,13 @@ def walk(
         bucket: int | None = 0
         while bucket is not None:
             found, bucket = table.scan(
-                bucket, SCAN, now_tick, any_flags=any_flags, expires_after=after, expires_until=until
+                bucket,
+                SCAN,
+                now_tick,
+                any_flags=any_flags,
+                expires_after=after,
+                expires_until=until,
+                buckets_max=SCAN_BUCKETS,
             )
             yield found
         until = after

@@ -105,8 +105,10 @@ class Affinity(AffinityBase):
         self._toucher: asyncio.Task[None] | None = None
         self._return_watch: asyncio.Task[None] | None = None
         self._push: PushChannel | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Affinity:
+        self._closed = False
         self._join()
         return self
 
@@ -115,11 +117,15 @@ class Affinity(AffinityBase):
 
     async def aclose(self) -> None:
         """Stop the background work; does not close the store or a zone that was handed in."""
+        self._closed = True
         tasks = [task for task in (self._toucher, self._return_watch, *self._learning) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._toucher = self._return_watch = None
+        while self._touches:  # taken on for the whole machine and not sent: another process is to
+            view, fingerprint = self._touches.popitem()[1]
+            view.want_touch(fingerprint)
         if self._push is not None and self.store is not None:
             await leave(self, self.store, self._push)
             self._push = None
@@ -127,7 +133,7 @@ class Affinity(AffinityBase):
 
     def _join(self) -> None:
         """Take part in the push channel of the zone."""
-        if self._push is None and self.store is not None and store_digest(self.store):
+        if self._push is None and not self._closed and self.store is not None and store_digest(self.store):
             self._push = join(self, self.store)
             self.statistics.push, self.statistics.mode_of = self._push.statistics, self._push.mode
             self._push.start()
@@ -307,7 +313,14 @@ class Affinity(AffinityBase):
         """Empty the set of touches, many in flight at once over the one pipelined connection."""
         while self._touches:
             batch = [self._touches.popitem() for _ in range(min(len(self._touches), TOUCHES_AT_ONCE))]
-            await asyncio.gather(*(self._touch(name, view, fingerprint) for name, (view, fingerprint) in batch))
+            try:
+                await asyncio.gather(*(self._touch(name, view, fingerprint) for name, (view, fingerprint) in batch))
+            except (
+                BaseException
+            ):  # cancelled, most likely: which of them were sent is not known, and one too many is no harm
+                for _, (view, fingerprint) in batch:
+                    view.want_touch(fingerprint)
+                raise
 
     async def _touch(self, name: bytes, view: AffinityView, fingerprint: bytes) -> None:
         if self.store is None:

@@ -52,8 +52,9 @@ BEAT_S = 0.05
 BEATS_MISSED = 3
 """So many periods without a sign of life, and the channel is not believed until it has proved itself."""
 LIVE_S = BEAT_S * BEATS_MISSED
-BEAT_KEYS = 8
-"""The beat's number modulo this stands in its key, so that a line tells when it was sent: 400 ms, more than LIVE_S."""
+BEAT_KEYS = 256
+"""The beat's number modulo this stands in its key, so that a line tells when it was sent: 12.8 s. A line that is later
+than that would be taken for a newer one's, and what was announced between them for heard."""
 BEAT_TTL_S = 60
 STATISTICS_S = 1.0
 """`stats` is 2.2 KB; what was dropped in silence is found within this."""
@@ -80,6 +81,7 @@ _KEY = re.compile(rb"key=([!-~]{1,760})(?: |$)")
 _STATUS = re.compile(rb" status=([a-z_]{1,32})(?: |$)")
 _SKIPPED = re.compile(rb"skipped=(\d{1,19})")
 _GID_MAX = 2**64 - 1
+_FACTS_MAX = (2**32 - 1, 2**32 - 1, 2**32 - 1, 2**64 - 1)  # what a zone can keep of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,8 @@ def facts_of(statistics: Mapping[bytes, bytes]) -> NodeFacts:
     """
     try:
         number = {name: int(statistics[name]) for name in (b"pid", b"time", b"uptime", b"cmd_flush")}
+        if not all(0 <= value <= most for value, most in zip(number.values(), _FACTS_MAX, strict=True)):
+            raise ValueError("numbers in range")
         dropped = int(statistics.get(b"log_worker_dropped", b"0"))
         skipped = int(statistics.get(b"log_watcher_skipped", b"0"))
     except (KeyError, ValueError) as error:
@@ -239,7 +243,7 @@ class NodeWatch:
     Args:
         connection: the node's ordinary connection, for its address, TLS and credentials.
         name: the node's name.
-        beat_key: prefix of this machine's keep-awake keys; they end in a digit.
+        beat_key: prefix of this machine's keep-awake keys; they end in a number below BEAT_KEYS.
         events: who is told.
         watch: False: only `stats` is asked.
         monotonic_s: the clock of alive_s, the machine's own.
@@ -374,6 +378,7 @@ class NodeWatch:
     def _doubt(self, cause: str) -> None:
         if not self._doubted:
             self._doubted = True
+            self.alive_s = 0.0  # nor do the other nodes' signs of life speak for this one
             self._events.doubted(self, cause)
 
     def _heard(self, events: list[Announcement]) -> None:
@@ -395,7 +400,7 @@ class NodeWatch:
 
     def _beat_heard(self, key: bytes, now_s: float) -> None:
         number = key[len(self._beat_key) :]
-        if len(number) != 1 or not b"0" <= number < b"%d" % BEAT_KEYS:
+        if not number.isdigit() or len(number) > 3 or int(number) >= BEAT_KEYS:
             return
         sent_s = self._sent_s[int(number)]
         self._heard_s = now_s
@@ -428,6 +433,7 @@ class NodeWatch:
         self._take(facts)
         if self._doubted and asked_s - LIVE_S < self._heard_s:  # asked because it was heard again
             self._doubted = False
+            self._floor_s = max(self._floor_s, asked_s)  # silence begins anew
 
     def _take(self, facts: NodeFacts) -> None:
         seen, self._seen = self._seen, facts

@@ -207,3 +207,54 @@ def test_processes_that_find_a_touch_due_together_take_it_on_once() -> None:
         rows.append(os.read(read, len(keys)))
         os.close(read)
     assert all(sum(column) == 1 for column in zip(*rows, strict=True))
+
+
+def test_loss_that_a_stopped_process_finishes_late_takes_nothing_back_of_a_later_loss() -> None:
+    for point in (1, 2, 3, 4):
+        table, owner, _ = prepared(standing=False)
+
+        def work(owner: PushBoard = owner, point: int = point) -> int:
+            push_module.arm_kill_point(point, "stop")
+            owner.lose()
+            return 0
+
+        pid = fork_to(work)
+        wait_until_stopped(pid)
+        later = PushBoard(table, 7, 2)
+        later.set_manual_ms(NOW_MS + 6_400)
+        assert later.lease()
+        later.lose()
+        lost_at = later.believed_from
+        assert lost_at == later.now_tick + 1
+        os.kill(pid, signal.SIGCONT)
+        assert exit_code(pid) == 0
+        assert later.believed_from == lost_at, f"what was lost is believed again after one stopped at {point} went on"
+        later.set_manual_ms(NOW_MS + 6_464)
+        assert later.extend(NOW_MS + 10_000)
+        assert later.live
+        assert later.believed_from == lost_at
+
+
+def test_line_is_not_forgotten_while_the_ring_goes_round_beside_a_reader_that_counts() -> None:
+    table, owner, key = prepared(standing=False)
+    guard = owner.guard()
+    assert guard is not None
+    owner.invalidate(key)
+    table_module.arm_kill_point(0)
+    try:
+        assert table.learn_guarded_record(key, NOW, rec(77, 2), guard)[0] == WROTE
+        points = table_module.kill_points_passed()  # the last one: lines are being counted
+    finally:
+        table_module.arm_kill_point(0, "off")
+    for point in (points - 1, points):
+        table, owner, key = prepared(standing=False)
+        guard = owner.guard()
+        assert guard is not None
+        owner.invalidate(key)
+        pid = learner_at(table, key, guard, point, "stop")
+        wait_until_stopped(pid)
+        for i in range(1 << 16):  # 16 bits of sequence stand in an entry
+            owner.invalidate(i.to_bytes(16, "little"))
+        os.kill(pid, signal.SIGCONT)
+        assert exit_code(pid) == 0
+        assert not believed(table, key), f"a line was lost on a reader stopped at {point}"

@@ -114,6 +114,18 @@ def test_record_keeps_the_second_it_was_written_in():
     assert record.age_s(NOW_S) == 17
 
 
+def test_record_that_could_not_be_moved_any_more_is_none_and_its_key_is_bound_afresh(replica):
+    assert Record.unpack(written(S2, generation=2**31).pack()) is not None
+    forged = written(S2, generation=2**32 - 1)
+    assert Record.unpack(forged.pack()) is None
+    one = replica(pool_of(1, 2, 3))
+    one.pool.set_state("S2", "down")
+    one.holds(forged)
+    bound = one.bind()
+    assert (one.name(bound) != "S2", bound.generation) == (True, 1)
+    assert one.held()[0].same_decision(Record(bound.term, 1, server_id(one.name(bound))))
+
+
 def test_term_knows_its_age_and_is_hardly_drawn_twice():
     assert term_age_s(new_term(NOW_S), NOW_S + 3600) == 3600
     assert term_age_s(new_term(NOW_S + 60), NOW_S) == 0, "another machine's clock is ahead"

@@ -71,7 +71,7 @@ def test_server_that_goes_down_while_the_store_is_asked_is_not_returned(replica)
 def test_republishing_does_not_shorten_the_lifetime_of_what_stands(replica, homes):
     one = replica(pool_of(1, 2), homes=homes)
     entry = Entry(7, 2, 1 << 20, 1, 0)
-    steps = republish._steps(one.view, one.binder, one.fingerprint, Record(7, 2, S1), 0, entry, 5, homes)
+    steps = republish._steps(one.binder, one.fingerprint, Record(7, 2, S1), entry, 5, homes)
     command = next(steps)
     if homes == 1:
         assert (command.ttl_s, command.slide) == (5, False)

@@ -180,7 +180,15 @@ def test_facts_of_an_answer_to_stats():
     assert facts_of(answer) == NodeFacts(7, 1000, 3, 2, 0)
 
 
-@pytest.mark.parametrize("answer", [{}, {b"pid": b"x", b"uptime": b"1", b"time": b"1", b"cmd_flush": b"0"}])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {b"pid": b"x", b"uptime": b"1", b"time": b"1", b"cmd_flush": b"0"},
+        {b"pid": b"4294967296", b"uptime": b"1", b"time": b"1", b"cmd_flush": b"0"},
+        {b"pid": b"1", b"uptime": b"1", b"time": b"1", b"cmd_flush": b"-1"},
+    ],
+)
 def test_answer_without_the_facts_is_refused(answer):
     with pytest.raises(MemcacheProtocolError):
         facts_of(answer)
