@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import random
 import time
 from typing import Any
@@ -43,7 +44,7 @@ async def run(store: Memcached, namespace: str, compute: Any, keys: int) -> Cach
         async def caller() -> None:
             for _ in range(REQUESTS // 8):
                 number = seeded.randrange(keys)
-                await cache.get_or_compute(number.to_bytes(4, "big"), lambda: compute(number), ttl=60)
+                await cache.get_or_compute(number.to_bytes(4, "big"), functools.partial(compute, number), ttl=60)
 
         await asyncio.gather(*(caller() for _ in range(8)))
         return cache.statistics()

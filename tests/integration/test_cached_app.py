@@ -47,8 +47,10 @@ def test_one_process_computes_a_report_for_both(applications: list[str]) -> None
     assert reports == [reports[0]] * 4
     counts = [fetch(f"{url}/statistics") for url in applications]
     assert sum(count["computations"] for count in counts) == 1
-    assert sum(count["hits_far"] for count in counts) == 1
-    assert [count["near"]["hits"] for count in counts] == [1, 1]
+    # The other one takes it from the store; near values may be dropped once more while the push channel opens.
+    far, near = (sum(numbers) for numbers in zip(*((c["hits_far"], c["near"]["hits"]) for c in counts), strict=True))
+    assert far >= 1
+    assert far + near == 3
 
 
 def test_the_application_goes_on_without_its_store(store: Process, applications: list[str]) -> None:

@@ -79,6 +79,8 @@ def test_a_pool_grows_and_shrinks_and_grows():
 
 def test_select_many_equals_select(pool):
     twin = Pool("app", pool.servers, policy=pool.policy, slots=1024, seed=1)
+    pool.hold_clock(1_000)  # probes of `prequal` age
+    twin.hold_clock(1_000)
     mixed = [*KEYS, None, b"bytes", "ä", ""]
     assert pool.select_many(mixed) == [twin.select(key) for key in mixed]
     assert pool.select_many(iter(["k"])) == [twin.select("k")]
