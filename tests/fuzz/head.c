@@ -65,7 +65,7 @@ static void request(const uint8_t *data, size_t size, size_t step, uint64_t rand
     static fr_head head, pieces, second;
     int verdict = scan(fr_scan_request_head, data, size, 0, random, &head);
     int in_pieces = scan(fr_scan_request_head, data, size, step, random, &pieces);
-    fr_forward_request how = {(const uint8_t *)"fastroute", 9, (const uint8_t *)"192.0.2.1", 9, (int)(random >> 8 & 1), (int)(random >> 9 & 1)};
+    fr_forward_request how = {(const uint8_t *)"fastroute", 9, (const uint8_t *)"192.0.2.1", 9, (int)(random >> 8 & 1), (int)(random >> 9 & 1), 0};
     fr_out out;
     size_t searched = 0;
 
@@ -86,6 +86,7 @@ static void request(const uint8_t *data, size_t size, size_t step, uint64_t rand
     FUZZ_CHECK(head.body == FR_BODY_NONE || head.body == FR_BODY_LENGTH || head.body == FR_BODY_CHUNKED);
     (void)fr_max_forwards(data, &head);
 
+    how.upgrade = head.upgrade && (random >> 10 & 1);
     memset(&out, 0, sizeof out);
     fr_write_request(&out, data, &head, &how);
     memset(&second, 0xA5, sizeof second);
