@@ -10,6 +10,7 @@ Rules: loopback only; free ports; every process ends with its block; nothing sle
 from __future__ import annotations
 
 import asyncio
+import os
 import pathlib
 import socket
 import subprocess
@@ -108,7 +109,9 @@ class Product:
 
     def __enter__(self) -> Product:
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            # Not the sanitizers that the tests may run under: the product was not built for them.
+            plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=plain)
         until = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
