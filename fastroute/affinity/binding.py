@@ -425,6 +425,13 @@ class Binder:
         known = Record(term, generation, failed, self._writer, minute, second)
         if not self._stored:
             return self._move_in_zone(fingerprint, key, known, failed_slot)
+        near = self._view.lookup(fingerprint)
+        if isinstance(near, Binding) and near.term == term and near.generation > generation:
+            # Another process of this machine has moved on, perhaps without the store: no way back behind that (I4).
+            server = self._id_of_slot[near.slot] if near.slot >= 0 else 0
+            known = Record(near.term, near.generation, server, self._writer)
+            if near.slot != failed_slot and self._usable_slot(known) >= 0:
+                return (yield from self.bind(fingerprint, key, None, minute, second=second, homes=homes))
         asked = Decision(Kind.UNKNOWN, known)
         return (yield from self._move_in_store(fingerprint, key, asked, failed_slot, wall_s, homes, own=own))
 
