@@ -76,7 +76,7 @@ class Track:
     homes: tuple[str, ...] = ()
     epoch: int = 0  # grows whenever the deciding home loses the record
     histories: dict[str, list[tuple[float, Triple | None]]] = dataclasses.field(default_factory=dict)
-    committed: dict[Triple, float] = dataclasses.field(default_factory=dict)
+    committed: dict[Triple, float] = dataclasses.field(default_factory=dict)  # -> when it was decided
     decided: dict[tuple[int, int], tuple[str, int]] = dataclasses.field(default_factory=dict)  # -> server, epoch
     provisional: dict[Triple, dict[int, float]] = dataclasses.field(default_factory=dict)  # -> zone -> last time
     returned: dict[int, list[tuple[float, int, int]]] = dataclasses.field(default_factory=dict)  # zone -> (time, T, g)
@@ -170,6 +170,8 @@ class Checker:
             self._followed(track, node, new, session)
         if old is not None:
             self._transition(track, node, old, new, session, home)
+        if old is not None:
+            track.committed[new] = now_s  # decided now, perhaps anew after a loss; else restored
         track.committed.setdefault(new, now_s)
 
     def _decision(self, track: Track, node: Node, new: Triple) -> None:
