@@ -297,12 +297,17 @@ class Binder:
             same = isinstance(near, Binding) and (near.term, near.generation) == (term, generation)
             if same and self._view.touch(fingerprint, term, generation):
                 return Bound(slot, "affinity-near", term, generation, kind)
-            if isinstance(near, Binding) and not same:  # the cookie knows better than the zone
-                _, stands = self._view.replace(
-                    fingerprint, near.term, near.generation, slot, term, generation, provisional=True
-                )
-            else:
-                _, stands = self._view.claim(fingerprint, slot, term, generation, provisional=True)
+            before = near if isinstance(near, Binding) and not same else None  # the cookie knows better than the zone
+            for _ in range(4):
+                if before is None:
+                    _, stands = self._view.claim(fingerprint, slot, term, generation, provisional=True)
+                else:
+                    _, stands = self._view.replace(
+                        fingerprint, before.term, before.generation, slot, term, generation, provisional=True
+                    )
+                if stands is None or stands.term != term or stands.generation >= generation:
+                    break
+                before = stands  # another process moved it meanwhile, and not as far
             if stands is not None and stands.slot >= 0 and self._view.pool.may_take_bound(stands.slot):
                 slot, term, generation = stands.slot, stands.term, stands.generation  # ours, or who was faster
             return Bound(slot, "affinity-near" if same else "affinity-cookie", term, generation, kind)
@@ -425,6 +430,13 @@ class Binder:
         known = Record(term, generation, failed, self._writer, minute, second)
         if not self._stored:
             return self._move_in_zone(fingerprint, key, known, failed_slot)
+        near = self._view.lookup(fingerprint)
+        if isinstance(near, Binding) and near.term == term and near.generation > generation:
+            # Another process of this machine has moved on, perhaps without the store: no way back behind that (I4).
+            server = self._id_of_slot[near.slot] if near.slot >= 0 else 0
+            known = Record(near.term, near.generation, server, self._writer)
+            if near.slot != failed_slot and self._usable_slot(known) >= 0:
+                return (yield from self.bind(fingerprint, key, None, minute, second=second, homes=homes))
         asked = Decision(Kind.UNKNOWN, known)
         return (yield from self._move_in_store(fingerprint, key, asked, failed_slot, wall_s, homes, own=own))
 

@@ -67,6 +67,36 @@ def test_server_that_goes_down_while_the_store_is_asked_is_not_returned(replica)
     assert bound.generation == 3
 
 
+def test_cookie_that_knows_more_is_written_over_what_another_process_moved_to_while_the_store_was_asked(replica):
+    one = replica(pool_of(1, 2, 3))
+    one.holds(written(S1, generation=1, age_s=60))
+    one.bind()
+    slots = [one.pool.slot_of(name) for name in ("S2", "S3")]
+    minute, second = divmod(NOW_S, 60)
+    steps = one.binder.bind(one.fingerprint, b"u", ("S3", 7, 3), minute, second=second)
+    next(steps)
+    one.view.replace(one.fingerprint, 7, 1, slots[0], 7, 2, provisional=True)
+    one.pool.set_state("S2", "down")
+    with pytest.raises(StopIteration) as end:
+        steps.send(Answer(Heard.DOWN))
+    assert (end.value.value.slot, end.value.value.generation) == (slots[1], 3)
+    assert one.view.lookup(one.fingerprint).generation == 3
+
+
+def test_move_goes_on_from_what_another_process_of_the_machine_has_moved_to_without_the_store(replica):
+    one = replica(pool_of(1, 2, 3))
+    one.holds(written(S1, generation=1, age_s=60))
+    assert one.bind().generation == 1
+    two, three = (one.pool.slot_of(name) for name in ("S2", "S3"))
+    one.view.replace(one.fingerprint, 7, 1, two, 7, 2, provisional=True)
+    one.view.replace(one.fingerprint, 7, 2, three, 7, 3, provisional=True)
+    bound = one.rebind("S1", 7, 1)
+    assert (one.name(bound), bound.generation) == ("S3", 3)
+    assert one.held()[0].generation == 3
+    one.pool.set_state("S3", "down")
+    assert one.rebind("S1", 7, 1).generation == 4
+
+
 @pytest.mark.parametrize("homes", [1, 2])
 def test_republishing_does_not_shorten_the_lifetime_of_what_stands(replica, homes):
     one = replica(pool_of(1, 2), homes=homes)

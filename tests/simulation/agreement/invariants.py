@@ -13,7 +13,7 @@ decision that was made without the store. The decision of a key is a triple (ter
 - I3 one transition out of a decision: a record is replaced only by the same term with a higher generation. One that is
   higher by one and was not known before needs a reason of its writer against the old server (no fail-back).
 - I4 no way back: a request that begins after its machine returned (term, g) never gets (term, g') with g' < g, unless
-  its answer was another term meanwhile, the key was released, or the machine's own record was due to expire.
+  another term was its answer or stood in the store meanwhile, the key was released, or its record was due to expire.
 - I5 bounded staleness: what a worker returns from its near tier was the store's latest decision (or was decided
   provisionally on that machine) within the last D = near_ttl + time limits + ticks, if the worker was connected to the
   key's home for so long. With the push channel an entry that is believed for longer has to be true for longer.
@@ -76,7 +76,7 @@ class Track:
     homes: tuple[str, ...] = ()
     epoch: int = 0  # grows whenever the deciding home loses the record
     histories: dict[str, list[tuple[float, Triple | None]]] = dataclasses.field(default_factory=dict)
-    committed: dict[Triple, float] = dataclasses.field(default_factory=dict)
+    committed: dict[Triple, float] = dataclasses.field(default_factory=dict)  # -> when it was decided
     decided: dict[tuple[int, int], tuple[str, int]] = dataclasses.field(default_factory=dict)  # -> server, epoch
     provisional: dict[Triple, dict[int, float]] = dataclasses.field(default_factory=dict)  # -> zone -> last time
     returned: dict[int, list[tuple[float, int, int]]] = dataclasses.field(default_factory=dict)  # zone -> (time, T, g)
@@ -170,6 +170,8 @@ class Checker:
             self._followed(track, node, new, session)
         if old is not None:
             self._transition(track, node, old, new, session, home)
+        if old is not None:
+            track.committed[new] = now_s  # decided now, perhaps anew after a loss; else restored
         track.committed.setdefault(new, now_s)
 
     def _decision(self, track: Track, node: Node, new: Triple) -> None:
@@ -306,12 +308,22 @@ class Checker:
                 break  # what stood before a release counts no more; another machine may know an older decision
             if when_s < began_s - self.world.options.ttl_s + self.world.options.near_ttl_s + 0.5:
                 break  # the machine may have forgotten it: expiry slides when the store is asked
-            if term == triple[0] and generation > triple[1]:
+            if term == triple[0] and generation > triple[1] and not self._other_term(track, term, when_s):
                 self.fail("I4", f"{where}: generation {generation} was returned at {when_s:.6f} on this machine")
             break
         before.append((now_s, triple[0], triple[1]))
         if len(before) > HISTORY_MAX:
             del before[: HISTORY_MAX // 2]
+
+    def _other_term(self, track: Track, term: int, since_s: float) -> bool:
+        """Has a home held another term since then? Whoever learned of it has forgotten the first one's decisions."""
+        for history in track.histories.values():
+            for when_s, value in reversed(history):
+                if when_s < since_s:
+                    break
+                if value is not None and value[0] != term:
+                    return True
+        return False
 
     def _fresh(
         self,

@@ -106,6 +106,12 @@ class Scheduler:
         if self.event_count < events_max:
             self.now_s = max(self.now_s, until_s)
 
+    def clear(self) -> None:
+        """Forget whatever was to happen."""
+        self._heap.clear()
+        self._ready.clear()
+        self.after_event = None
+
     def _turn(self) -> None:
         ready = self._ready
         left = TURNS_MAX
