@@ -319,10 +319,10 @@ class Checker:
         """Has a home held another term since then? Whoever learned of it has forgotten the first one's decisions."""
         for history in track.histories.values():
             for when_s, value in reversed(history):
-                if when_s < since_s:
-                    break
                 if value is not None and value[0] != term:
                     return True
+                if when_s < since_s:
+                    break
         return False
 
     def _fresh(
