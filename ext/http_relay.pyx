@@ -243,13 +243,17 @@ cdef class Downstream(Attempt):
         how.body = self.out_body
         how.close = not self.keep
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
-        if relay.sticky.learns:
+        self._end_head(out, data, head)
+        self.head_sent = True
+
+    cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept:
+        """After the server's fields come our own."""
+        if self.relay.sticky.learns:
             self._learn(data, head)
-        relay.sticky.put_cookie(out, &self.binding, self.line.digest)
-        if relay.debug:
+        self.relay.sticky.put_cookie(out, &self.binding, self.line.digest)
+        if self.relay.debug:
             self._put_debug(out)
         fr_out_text(out, b"\r\n")
-        self.head_sent = True
 
     # ---- tunnels -----------------------------------------------------------------------------------------------
 
@@ -272,12 +276,7 @@ cdef class Downstream(Attempt):
         self.engine.counts.tunnels_total += 1
         self.line.failures = 0
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
-        if relay.sticky.learns:
-            self._learn(data, head)
-        relay.sticky.put_cookie(out, &self.binding, self.line.digest)
-        if relay.debug:
-            self._put_debug(out)
-        fr_out_text(out, b"\r\n")
+        self._end_head(out, data, head)
         self.head_sent = self.head_flushed = True
         self.keep = False
         self.out_body = FR_BODY_UNTIL_CLOSE

@@ -277,15 +277,16 @@ def _node_digest(name: str) -> int:
 
 # -- one channel per zone and store in a process -----------------------------------------------------------------------
 
-_channels: weakref.WeakKeyDictionary[Memcached, dict[int, PushChannel]] = weakref.WeakKeyDictionary()
+_channels: weakref.WeakValueDictionary[tuple[int, int], PushChannel] = weakref.WeakValueDictionary()
+"""By the identities of store and zone, both of which a channel keeps alive; its members and its tasks keep it."""
 
 
 def join(affinity: Affinity, store: Memcached) -> PushChannel:
     """The channel of this affinity's zone and store; the caller leaves it again."""
-    channels = _channels.setdefault(store, {})
-    channel = channels.get(id(affinity.zone))
+    which = (id(store), id(affinity.zone))
+    channel = _channels.get(which)
     if channel is None:
-        channel = channels[id(affinity.zone)] = PushChannel(affinity, store, store_digest(store))
+        channel = _channels[which] = PushChannel(affinity, store, store_digest(store))
     elif affinity not in channel.members:
         channel.members.append(affinity)
     return channel
@@ -296,7 +297,7 @@ async def leave(affinity: Affinity, store: Memcached, channel: PushChannel) -> N
     with contextlib.suppress(ValueError):
         channel.members.remove(affinity)
     if not channel.members:
-        _channels.get(store, {}).pop(id(affinity.zone), None)
+        _channels.pop((id(store), id(affinity.zone)), None)
         await channel.aclose()
 
 

@@ -214,7 +214,7 @@ class Affinity(AffinityBase):
             return
         hint = (view.pool.server_at(slot).name, term or new_term(int(self.clock.wall_s())), 1)
         flight = self._take_off(fingerprint)  # now: a request that comes before the task starts waits for it
-        task = asyncio.get_running_loop().create_task(self._learn(view, key, hint, slot))
+        task = asyncio.get_running_loop().create_task(self._learn(view, key, hint))
         self._learning.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:  # also of a task that was cancelled before it started
@@ -241,10 +241,11 @@ class Affinity(AffinityBase):
         except Exception as error:  # it lives on until it expires
             _log.warning("a binding whose key was taken back could not be removed: %s", error)
 
-    async def _learn(self, view: AffinityView, key: bytes, hint: Hint, slot: int) -> None:
+    async def _learn(self, view: AffinityView, key: bytes, hint: Hint) -> None:
         try:
             bound = await super().bind(view, key, hint)
-            if bound.slot != slot and bound.term:
+            slot = view.pool.slot_of(hint[0])  # now: the list of servers may have changed meanwhile
+            if slot not in (-1, bound.slot) and bound.term:
                 await self.follow(view, key, slot, bound)
             self.statistics.learned += 1
         except Exception as error:  # a background errand: whoever asks for the key next gets the error himself
