@@ -47,7 +47,7 @@ from fastroute.cache.lease import (
 from fastroute.cache.reading import Ask, Compute, Gather, Reading, Refresh, Steps
 from fastroute.cache.tiers import MISS, Name
 
-__all__ = ["OVERTAKEN", "Core"]
+__all__ = ["OVERTAKEN", "Core", "Fill"]
 
 OVERTAKEN = (EXISTS, NOT_FOUND, NOT_STORED)
 """Answers to a conditional write that somebody forestalled."""
@@ -55,31 +55,59 @@ OVERTAKEN = (EXISTS, NOT_FOUND, NOT_STORED)
 _log = logging.getLogger("fastroute.cache")
 
 
+class Fill:
+    """One get_or_compute: what is wanted, and what this process knew when it began.
+
+    Attributes:
+        name: of the key.
+        compute: the caller's function.
+        lifetime: how long what it returns is good for.
+        tags: digests of the value's tags.
+        ticket: the near cache's, for a value that is about to be read; -1 before.
+        stamp: of the generations, as of the ticket.
+    """
+
+    __slots__ = ("compute", "lifetime", "name", "stamp", "tags", "ticket")
+
+    def __init__(
+        self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, tags: tuple[bytes, ...] = ()
+    ) -> None:
+        self.name, self.compute, self.lifetime, self.tags = name, compute, lifetime, tags
+        self.ticket = -1
+        self.stamp = 0
+
+    def again(self) -> Fill:
+        """The same, not begun."""
+        return Fill(self.name, self.compute, self.lifetime, self.tags)
+
+
 class Core(Reading):
-    """The steps of get_or_compute; arguments as SharedCache's."""
+    """The steps of get_or_compute."""
+
+    def _take_ticket(self, fill: Fill) -> None:
+        """From here on a write elsewhere makes what is read or computed unfit for the near cache."""
+        fill.stamp = self._generations.stamp
+        fill.ticket = self._begin_fill(fill.name)
+
+    def _keep_computed(self, fill: Fill, value: Any, life: Life, until_s: float) -> None:
+        self._keep(fill.name.near, fill.ticket, value, life, 0, fill.tags, fill.stamp, until_s)
+
+    def _use_for(self, fill: Fill, seen: Seen) -> Any:
+        return self._use(fill.name, seen, fill.ticket, fill.stamp)
 
     # ------------------------------------------------------------------ get_or_compute
 
-    def _steps_fill(
-        self,
-        name: Name,
-        compute: Callable[[], Any],
-        lifetime: Lifetime,
-        tags: tuple[bytes, ...],
-        ticket: int | None = None,
-        home: Any = None,
-        reply: Any = None,
-    ) -> Steps:
-        """get_or_compute beyond the near cache: the value. With `ticket` the key was read already, at `home`."""
-        stamp = self._generations.stamp
-        if ticket is None:
-            ticket = self._begin_fill(name)
+    def _steps_fill(self, fill: Fill, home: Any = None, reply: Any = None) -> Steps:
+        """get_or_compute beyond the near cache: the value. With `reply` the key was read already, at `home`."""
+        name = fill.name
+        if fill.ticket < 0:
+            self._take_ticket(fill)
         seen = yield from self._read(name, True, home, reply)
         if seen.outcome is Outcome.FRESH:
             entry = seen.entry
-            value = self._use(name, seen, ticket, stamp)
+            value = self._use_for(fill, seen)
             if entry.compute_ms and soon_due(entry, self._wall_ms()):
-                yield Refresh(name.near, self._refresh(name, entry.made_ms, True, compute, lifetime, tags))
+                yield Refresh(name.near, self._refresh(fill.again(), entry.made_ms, True))
             return value
         found: Claim = yield from self._claim(name, seen)
         if found.rejected:
@@ -87,28 +115,26 @@ class Core(Reading):
         seen = found.seen
         if found.outcome is Outcome.FRESH or found.outcome is Outcome.STALE:
             assert seen.entry is not None
-            value = self._use(name, seen, ticket, stamp)
+            value = self._use_for(fill, seen)
             if found.outcome is Outcome.STALE:
-                refresh = self._refresh(name, seen.entry.made_ms, False, compute, lifetime, tags)
-                newer = yield Refresh(name.near, refresh)
+                newer = yield Refresh(name.near, self._refresh(fill.again(), seen.entry.made_ms, False))
                 value = value if newer is MISS else newer
             return value
         if found.outcome is Outcome.WON:
             self._counters.misses += 1
-            copied = yield from self._read_copies(name, found, ticket, stamp)
+            copied = yield from self._read_copies(fill, found)
             if copied is not MISS:
                 return copied
-            lease = Lease(seen.home, name.store, found.token)
-            return (yield from self._compute(name, lease, None, compute, lifetime, tags, ticket, stamp))
+            return (yield from self._compute(fill, Lease(seen.home, name.store, found.token), None))
         if found.outcome is Outcome.KEPT:
             self._counters.misses += 1
-            return (yield from self._replace_kept(name, found, compute, lifetime, tags, ticket, stamp))
+            return (yield from self._replace_kept(fill, found))
         if found.outcome is Outcome.AWAY:
             self._unknown("get_or_compute")
             value = self._near_while_away(name.near)
             if value is not MISS:
                 return value
-        return (yield from self._compute_alone(name, compute, lifetime, tags, ticket, stamp))
+        return (yield from self._compute_alone(fill))
 
     def _claim(self, name: Name, first: Seen) -> Steps:
         steps = claim(first)
@@ -131,8 +157,9 @@ class Core(Reading):
                 waited = True
                 answer = yield step
 
-    def _read_copies(self, name: Name, found: Claim, ticket: int, stamp: int) -> Steps:
+    def _read_copies(self, fill: Fill, found: Claim) -> Steps:
         """What another copy holds, put into the node that had nothing; MISS where there is none."""
+        name = fill.name
         for home in self._homes(name.store)[1:]:
             if home is found.seen.home or not home.up:
                 continue
@@ -145,32 +172,23 @@ class Core(Reading):
             sealed = self._seal(name, payload, life, seen.entry.compute_ms, generation, seen.entry.tags)
             if sealed is not None:
                 yield from self._write(found.seen.home, name, sealed, life, found.token)
-            return self._use(name, seen, ticket, stamp)
+            return self._use_for(fill, seen)
         return MISS
 
-    def _compute(
-        self,
-        name: Name,
-        lease: Lease,
-        target: Any,
-        compute: Callable[[], Any],
-        lifetime: Lifetime,
-        tags: tuple[bytes, ...],
-        ticket: int,
-        stamp: int,
-    ) -> Steps:
+    def _compute(self, fill: Fill, lease: Lease, target: Any) -> Steps:
         """Compute under a lease and store with cas: over the lease's own stub (target None), or over an old value."""
+        name, tags = fill.name, fill.tags
         generation = self._generation(lease.home)
         numbers = (yield from self._tag_numbers(tags)) if tags else ()
         try:
-            value, compute_ms = yield Compute(compute, lease)
+            value, compute_ms = yield Compute(fill.compute, lease)
             payload, value = self._round_trip(value)
         except Exception:
             # A failed refresh keeps its lock: the next try comes when it has run out, not with the next request.
             if target is None:
                 yield Ask(lease.home.delete, (lease.key, lease.token))
             raise
-        life = lifetime.of_value(value)
+        life = fill.lifetime.of_value(value)
         sealed = None
         if life.ttl_ms and numbers is not None:
             sealed = self._seal(name, payload, life, compute_ms, generation, numbers)
@@ -184,39 +202,24 @@ class Core(Reading):
         if sealed is None or target is not None:
             yield Ask(lease.home.delete, (lease.key, lease.token))
         if life.ttl_ms and not overtaken and numbers is not None:
-            self._keep(name.near, ticket, value, life, 0, tags, stamp, self._until_s(lease.home, numbers))
+            self._keep_computed(fill, value, life, self._until_s(lease.home, numbers))
         return value
 
-    def _compute_alone(
-        self,
-        name: Name,
-        compute: Callable[[], Any],
-        lifetime: Lifetime,
-        tags: tuple[bytes, ...],
-        ticket: int,
-        stamp: int,
-    ) -> Steps:
+    def _compute_alone(self, fill: Fill) -> Steps:
         """Compute without the store, a limited number at once, and keep the value near."""
-        value, compute_ms = yield Compute(compute, None, name.near)
+        value, compute_ms = yield Compute(fill.compute, None, fill.name.near)
         if compute_ms < 0:
             return value
         _, value = self._round_trip(value)
-        life = lifetime.of_value(value)
+        life = fill.lifetime.of_value(value)
         if life.ttl_ms:
-            self._keep(name.near, ticket, value, life, 0, tags, stamp, 1e18)
+            self._keep_computed(fill, value, life, 1e18)
         return value
 
-    def _refresh(
-        self,
-        name: Name,
-        made_ms: int,
-        early: bool,
-        compute: Callable[[], Any],
-        lifetime: Lifetime,
-        tags: tuple[bytes, ...],
-    ) -> Steps:
+    def _refresh(self, fill: Fill, made_ms: int, early: bool) -> Steps:
         """One process of the fleet replaces a value: who gets the lock's lease, and still finds that value."""
-        ticket, stamp = self._begin_fill(name), self._generations.stamp
+        name = fill.name
+        self._take_ticket(fill)
         home = self._home(name.store)
         locked = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s), home)
         if locked.status != HIT or not locked.won or locked.token is None:
@@ -226,26 +229,18 @@ class Core(Reading):
         if seen.entry is None or seen.entry.made_ms != made_ms or seen.token is None:
             yield Ask(home.delete, (lease.key, lease.token))
             usable = seen.outcome is Outcome.FRESH or seen.outcome is Outcome.STALE
-            return self._use(name, seen, ticket, stamp) if usable else MISS
+            return self._use_for(fill, seen) if usable else MISS
         self._counters.refreshes += 1
         self._counters.refreshes_early += early
         try:
-            return (yield from self._compute(name, lease, seen.token, compute, lifetime, tags, ticket, stamp))
+            return (yield from self._compute(fill, lease, seen.token))
         except Exception as error:  # of compute: nobody needs it, the old value serves on
             _log.warning("refresh of a value in namespace %s failed: %r", self.namespace, error)
             return MISS
 
-    def _replace_kept(
-        self,
-        name: Name,
-        found: Claim,
-        compute: Callable[[], Any],
-        lifetime: Lifetime,
-        tags: tuple[bytes, ...],
-        ticket: int,
-        stamp: int,
-    ) -> Steps:
+    def _replace_kept(self, fill: Fill, found: Claim) -> Steps:
         """Compute the successor of a value kept for errors; when that fails, the value is stale for a lease more."""
+        name = fill.name
         home, entry = found.seen.home, found.seen.entry
         assert entry is not None
         lease = Lease(home, _lock_key(name), found.token)
@@ -253,10 +248,10 @@ class Core(Reading):
         if again.entry is None or again.entry.made_ms != entry.made_ms or again.outcome is not Outcome.KEPT:
             yield Ask(home.delete, (lease.key, lease.token))
             if again.outcome is Outcome.FRESH or again.outcome is Outcome.STALE:
-                return self._use(name, again, ticket, stamp)
-            return (yield from self._steps_fill(name, compute, lifetime, tags))
+                return self._use_for(fill, again)
+            return (yield from self._steps_fill(fill.again()))
         try:
-            return (yield from self._compute(name, lease, again.token, compute, lifetime, tags, ticket, stamp))
+            return (yield from self._compute(fill, lease, again.token))
         except Exception as error:
             _log.warning("an old value of namespace %s is served, its successor failed: %r", self.namespace, error)
         now_ms = self._wall_ms()

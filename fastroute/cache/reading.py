@@ -18,6 +18,7 @@ from fastroute._core.mc_reply import MISS as ABSENT
 from fastroute.cache.codec import HEAD_BYTES, Manifest, Tag
 from fastroute.cache.generations import GENERATION_TTL_S, Held, new_generation, read_generation
 from fastroute.cache.lease import Lease, Outcome, Pause, Seen, judge
+from fastroute.cache.placement import Placement
 from fastroute.cache.tiers import MISS, Name, Tiers
 from fastroute.cache.values import Unreadable
 
@@ -79,22 +80,18 @@ class Versioned(NamedTuple):
 class Reading(Tiers):
     """The steps of get, get_many and get_version; arguments as SharedCache's."""
 
-    _only_home: Any = None
-    """The node where there is but one: given by the driver."""
+    _placement: Placement
+    """Given by the driver, before the first step."""
 
     def _homes(self, store_key: str) -> Sequence[Any]:
-        """The nodes that hold a key, in the order in which they decide: given by the driver."""
-        raise NotImplementedError
-
-    def _all_homes(self) -> Sequence[Any]:
-        """All nodes: given by the driver."""
-        raise NotImplementedError
+        return self._placement.homes(store_key)
 
     def _home(self, store_key: str) -> Any:
         """The first of its nodes that can be asked."""
-        if self._only_home is not None:
-            return self._only_home
-        homes = self._homes(store_key)
+        placement = self._placement
+        if placement.only is not None:
+            return placement.only
+        homes = placement.homes(store_key)
         if len(homes) > 1:
             for home in homes:
                 if home.up:

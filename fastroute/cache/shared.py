@@ -1,136 +1,47 @@
 """SharedCache: one near and one far cache for all processes of a fleet, and one computation per key over all of them.
 
-What it is: the asyncio driver of core.py and its like: waiting, single flight, tasks, the timers that renew leases.
-Not here: what is asked and decided (core.py), what a value looks like in the store (codec.py), keys (keys.py), the
-claim (lease.py), the near cache (near.py), blocking use (sync.py).
+What it is: the calls that applications make, for asyncio.
+Not here: how they are carried out (driver.py), what is asked and decided (core.py), what a value looks like in the
+store (codec.py), keys (keys.py), the claim (lease.py), the near cache (near.py), blocking use (sync.py).
 
 Rules of this file:
   - Values are shared, not copied: whoever gets one must not change it. Who computed it gets it decoded, as all others.
   - Near entries answer unasked for near_ttl at most (near.py): the bound of staleness between replicas. Own writes and
     deletes are seen at once in this process.
-  - The first question to the store is answered in a callback, without a task: only what takes more gets one. It is not
-    cancelled with its caller: its answer may be a lease, which has to be given back.
   - One object belongs to one event loop. It does not own its store: close that one yourself, after this.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import functools
-import inspect
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastroute._core.mc_meta import homes_of, seed_of
 from fastroute.cache.codec import COMPRESS_BYTES, OBJECT_BYTES_MAX
+from fastroute.cache.core import Fill
+from fastroute.cache.driver import Driver
 from fastroute.cache.generations import Tagged
 from fastroute.cache.keys import Key, encode_key
-from fastroute.cache.lease import HELD_S_MAX, LEASE_S, RENEW_RATIO, Lease, Lifetime
+from fastroute.cache.lease import LEASE_S, Lifetime
 from fastroute.cache.memoize import memoize
 from fastroute.cache.near import MISS, NEAR_TTL_S
+from fastroute.cache.placement import Placement
 from fastroute.cache.push import PushInvalidation, hub_of
-from fastroute.cache.reading import Ask, Compute, Gather, Pause, Refresh, Steps, Version, Versioned
-from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name
+from fastroute.cache.reading import Version, Versioned
+from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX
 from fastroute.cache.values import Extension
-from fastroute.cache.writing import Writing
 from fastroute.clock import SYSTEM, Clock
-from fastroute.errors import CacheError, UsageError
 from fastroute.model import parse_duration_s
 
 if TYPE_CHECKING:
     from fastroute.memcache.cluster import Memcached
 
-__all__ = ["REFRESHES_MAX", "SharedCache", "check_copies"]
-
-REFRESHES_MAX = 64
-"""Refreshes in the background at once; beyond it the stale value is served and a later request refreshes it."""
-
-COPIES_MAX = 3
-"""Copies of a value: each more costs a write per value; three outlive two nodes that are away at once."""
+__all__ = ["SharedCache"]
 
 T = TypeVar("T")
 
 
-class _Flight:
-    """A read or computation that is under way, who waits for it, and what it is about."""
-
-    __slots__ = (
-        "began_s",
-        "compute",
-        "digests",
-        "held",
-        "home",
-        "lifetime",
-        "name",
-        "near_key",
-        "task",
-        "ticket",
-        "waiters",
-    )
-
-    def __init__(self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, digests: tuple[bytes, ...]) -> None:
-        self.name, self.near_key = name, name.near
-        self.compute, self.lifetime, self.digests = compute, lifetime, digests
-        self.waiters: list[asyncio.Future[Any]] = []
-        self.task: asyncio.Task[None] | None = None
-        self.home: Any = None
-        self.held: Any = None
-        self.ticket = 0
-        self.began_s = time.perf_counter()
-
-
-_within: contextvars.ContextVar[tuple[_Flight, ...]] = contextvars.ContextVar("fastroute_cache_within", default=())
-
-
-class _Renewal:
-    """Renews a lease while we compute.
-
-    Notes: a computation shorter than a quarter of the lease costs one timer handle and no task.
-    """
-
-    __slots__ = ("_done", "_handle", "_lease", "_lease_s", "_task")
-
-    def __init__(self, lease: Lease, lease_s: float) -> None:
-        self._lease, self._lease_s = lease, lease_s
-        self._done: asyncio.Event | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._handle = asyncio.get_running_loop().call_later(lease_s * RENEW_RATIO, self._start)
-
-    def _start(self) -> None:
-        self._done = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._renew(self._done))
-
-    async def _renew(self, done: asyncio.Event) -> None:
-        lease, pause_s = self._lease, self._lease_s * RENEW_RATIO
-        for _ in range(int(HELD_S_MAX / pause_s)):
-            if not lease.renewed(await lease.home.cas_set(lease.key, b"", lease.token, self._lease_s)):
-                return
-            try:
-                async with asyncio.timeout(pause_s):
-                    await done.wait()
-                return
-            except TimeoutError:
-                continue
-
-    async def end(self) -> None:
-        """Stop renewing, a renewal under way included."""
-        self._handle.cancel()
-        if self._task is not None and self._done is not None:
-            self._done.set()
-            await self._task
-
-    def drop(self) -> None:
-        """Give the lease back without waiting, for a task that is being cancelled."""
-        self._handle.cancel()
-        if self._task is not None:
-            self._task.cancel()
-        self._lease.home.delete(self._lease.key, self._lease.token)
-
-
-class SharedCache(Writing):
+class SharedCache(Driver):
     """Values shared by all processes that use the same store, fleet and namespace.
 
     Args:
@@ -174,7 +85,9 @@ class SharedCache(Writing):
         strict: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
+        nodes = store.nodes[: store.count]
         super().__init__(
+            placement=Placement(nodes, [node.name for node in nodes], copies),
             namespace=namespace,
             near_bytes=near_bytes,
             secret=secret,
@@ -189,15 +102,6 @@ class SharedCache(Writing):
             clock=clock,
         )
         self.store = store
-        self._nodes = tuple(store.nodes)
-        self._copies = check_copies(copies, len(self._nodes))
-        self._seeds = tuple(seed_of(node.name) for node in self._nodes)
-        self._alone = self._nodes[:1] if len(self._nodes) == 1 else None
-        self._only_home = self._nodes[0] if len(self._nodes) == 1 else None
-        self._flights: dict[str | bytes, _Flight] = {}
-        self._refreshes: dict[str | bytes, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._away = asyncio.Semaphore(away_computations_max)
         self._watch = store.watch if watch is None else watch
 
     # ------------------------------------------------------------------ life
@@ -207,12 +111,7 @@ class SharedCache(Writing):
         self._closed = True
         if self._push is not None:
             await hub_of(self.store, self.keys.fleet).leave(self._push)
-        tasks = [*self._tasks, *self._refreshes.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for flight in list(self._flights.values()):
-            self._land(flight, None, CacheError("the cache was closed while the value was read"))
+        await self._land_all()
         self._near.clear()
 
     async def __aenter__(self) -> SharedCache:
@@ -271,27 +170,10 @@ class SharedCache(Writing):
             lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
             digests = self._generations.digests(tags) if tags else ()
             self._check_open()
-            flight = _Flight(self._name(near_key, key), compute, lifetime, digests)
-            self._begin(flight)
-            self._flights[near_key] = flight
+            flight = self._take_off(Fill(self._name(near_key, key), compute, lifetime, digests))
         else:
-            if flight in _within.get():
-                raise UsageError(
-                    f"the computation of cache key {key!r} asks for the same key: it would wait for itself"
-                )
-            self._counters.joined += 1
-        waiter = asyncio.get_running_loop().create_future()
-        flight.waiters.append(waiter)
-        try:
-            return await waiter  # type: ignore[no-any-return]
-        except asyncio.CancelledError:
-            flight.waiters.remove(waiter)
-            if not flight.waiters:
-                # Every caller has gone: nobody wants the value any more.
-                self._remove(flight)
-                if flight.task is not None:
-                    flight.task.cancel()
-            raise
+            self._board(flight, key)
+        return await self._join(flight)  # type: ignore[no-any-return]
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """The value of a key, fresh or within its stale time; else `default`. Computes nothing, waits for nobody."""
@@ -428,210 +310,3 @@ class SharedCache(Writing):
     def memoize(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
         """Decorator: the function's results, by its arguments; see fastroute.cache.memoize."""
         return memoize(self, **options)
-
-    # ------------------------------------------------------------------ placement
-
-    def _homes(self, store_key: str) -> Sequence[Any]:
-        if self._alone is not None:
-            return self._alone
-        first = self.store.node_of(store_key)
-        if self._copies == 1:
-            return (first,)
-        order = homes_of(store_key, self._seeds, min(self._copies + 1, len(self._nodes)))
-        others = [self._nodes[index] for index in order if self._nodes[index] is not first]
-        return (first, *others[: self._copies - 1])
-
-    def _all_homes(self) -> Sequence[Any]:
-        return self._nodes
-
-    # ------------------------------------------------------------------ single flight
-
-    def _begin(self, flight: _Flight) -> None:
-        name = flight.name
-        home = flight.home = self._home(name.store)
-        held = flight.held = self._held(home)
-        if held is None:  # the namespace's generation has to be asked for too
-            self._fly(flight, self._steps_fill(name, flight.compute, flight.lifetime, flight.digests))
-            return
-        flight.ticket = self._begin_fill(name)
-        home.get_or_lease(name.store, self.lease_s).add_done_callback(functools.partial(self._answered, flight))
-
-    def _answered(self, flight: _Flight, answer: asyncio.Future[Any]) -> None:
-        """The first question has its answer: mostly that is all."""
-        reply = answer.result()
-        name = flight.name
-        self._counters.read_time_s += time.perf_counter() - flight.began_s
-        if not flight.waiters or self._closed:
-            if reply.won:  # all have gone
-                flight.home.delete(name.store, reply.token)
-            return
-        value = self._glance(name, reply, flight.ticket, flight.held)
-        if value is not MISS:
-            self._land(flight, value, None)
-            return
-        steps = self._steps_fill(
-            name, flight.compute, flight.lifetime, flight.digests, flight.ticket, flight.home, reply
-        )
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            self._land(flight, end.value, None)
-        except Exception as error:
-            self._land(flight, None, error)
-        else:
-            self._fly(flight, steps, step)
-
-    def _fly(self, flight: _Flight, steps: Steps, step: Any = None) -> None:
-        task = flight.task = asyncio.get_running_loop().create_task(self._flown(flight, steps, step))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _flown(self, flight: _Flight, steps: Steps, step: Any) -> None:
-        _within.set((*_within.get(), flight))
-        try:
-            value = await self._run(steps, step)
-        except asyncio.CancelledError:
-            self._land(flight, None, CacheError("the cache was closed while the value was computed"))
-            raise
-        except BaseException as error:
-            self._land(flight, None, error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            self._land(flight, value, None)
-
-    def _land(self, flight: _Flight, value: Any, error: BaseException | None) -> None:
-        self._remove(flight)
-        for waiter in flight.waiters:
-            if not waiter.done():
-                if error is None:
-                    waiter.set_result(value)
-                else:
-                    waiter.set_exception(error)
-
-    def _remove(self, flight: _Flight) -> None:
-        if self._flights.get(flight.near_key) is flight:
-            del self._flights[flight.near_key]
-
-    def _forget(self, near_key: str | bytes) -> None:
-        self._flights.pop(near_key, None)
-        self._near.invalidate(near_key)
-
-    def _forget_all(self) -> None:
-        self._flights.clear()
-        super()._forget_all()
-
-    # ------------------------------------------------------------------ steps
-
-    def _any_name(self, key: Key) -> Name:
-        self._check_open()
-        return self._name(key if type(key) is str else encode_key(key), key)
-
-    async def _run(self, steps: Steps, step: Any = None) -> Any:
-        """Carry steps out, from the first one, or from one that was taken out already."""
-        self._check_open()
-        try:
-            if step is None:
-                step = next(steps)
-            while True:
-                kind = type(step)
-                if kind is Ask:
-                    answer = await (step.function(*step.args) if step.home is None else self._leased(step))
-                elif kind is Gather:
-                    answers = [ask.function(*ask.args) if ask.home is None else self._leased(ask) for ask in step.asks]
-                    answer = await asyncio.gather(*answers)
-                elif kind is Compute:
-                    try:
-                        answer = await self._compute_now(step)
-                    except Exception as error:
-                        step = steps.throw(error)
-                        continue
-                elif kind is Pause:
-                    await self._pause(step)
-                    answer = None
-                else:
-                    assert kind is Refresh
-                    answer = MISS
-                    self._refresh_soon(step)
-                step = steps.send(answer)
-        except StopIteration as end:
-            return end.value
-        finally:
-            steps.close()
-
-    async def _leased(self, step: Ask) -> Any:
-        """Ask what may win a lease: when nobody waits for the answer any more, what was won is given back."""
-        answer = step.function(*step.args)
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            answer.add_done_callback(functools.partial(_give_back, step))
-            raise
-
-    async def _pause(self, step: Pause) -> None:
-        started_s = time.perf_counter()
-        try:
-            await asyncio.sleep(step.seconds)
-        finally:
-            self._counters.wait_time_s += time.perf_counter() - started_s
-
-    async def _compute_now(self, step: Compute) -> tuple[Any, int]:
-        if step.lease is None:
-            async with self._away:
-                # Somebody may have filled it while we queued.
-                value = self._near_value(step.near_key)
-                if value is not MISS:
-                    return value, -1
-                self._counters.computations_away += 1
-                return await self._call(step.compute)
-        renewal = _Renewal(step.lease, self.lease_s)
-        try:
-            answer = await self._call(step.compute)
-        except asyncio.CancelledError:
-            renewal.drop()
-            raise
-        except BaseException:
-            await renewal.end()
-            raise
-        await renewal.end()
-        return answer
-
-    async def _call(self, compute: Callable[[], Any]) -> tuple[Any, int]:
-        """(value, milliseconds it took)."""
-        self._counters.computations += 1
-        started_s = time.perf_counter()
-        try:
-            value = compute()
-            if inspect.isawaitable(value):
-                value = await value
-        except BaseException:
-            self._counters.compute_errors += 1
-            raise
-        finally:
-            took_s = time.perf_counter() - started_s
-            self._counters.compute_time_s += took_s
-        return value, round(took_s * 1000)
-
-    def _refresh_soon(self, step: Refresh) -> None:
-        if step.near_key in self._refreshes or len(self._refreshes) >= REFRESHES_MAX or self._closed:
-            step.steps.close()
-            return
-        task = asyncio.get_running_loop().create_task(self._run(step.steps))
-        self._refreshes[step.near_key] = task
-        task.add_done_callback(lambda _: self._refreshes.pop(step.near_key, None))
-
-
-def _give_back(asked: Ask, answer: asyncio.Future[Any]) -> None:
-    if not answer.cancelled() and answer.result().won:
-        asked.home.delete(asked.args[0], answer.result().token)
-
-
-def check_copies(copies: int, nodes: int) -> int:
-    """The number of copies, if these nodes can hold them.
-
-    Raises:
-        UsageError: they cannot.
-    """
-    if not isinstance(copies, int) or isinstance(copies, bool) or not 1 <= copies <= min(COPIES_MAX, nodes):
-        raise UsageError(f"copies {copies!r} of a value on {nodes} nodes: accepted are 1 to {min(COPIES_MAX, nodes)}")
-    return copies

@@ -173,7 +173,9 @@ class Writing(Core):
         """Every value of the namespace becomes a miss: True when all nodes confirmed."""
         self._forget_all()
         key = self._generations.namespace_key
-        replies = yield Gather([Ask(home.set, (key, new_generation(), GENERATION_TTL_S)) for home in self._all_homes()])
+        replies = yield Gather(
+            [Ask(home.set, (key, new_generation(), GENERATION_TTL_S)) for home in self._placement.nodes]
+        )
         self._forget_all()
         return self._purged(replies)
 

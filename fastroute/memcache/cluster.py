@@ -131,6 +131,11 @@ class Memcached:
         """Names of the nodes that are connected."""
         return tuple(node.name for node in self.nodes if node.up)
 
+    @property
+    def count(self) -> int:
+        """Nodes of the configured list; the others among `nodes` are about to leave."""
+        return self._placement.count
+
     def node_of(self, key: Key) -> MemcacheNode:
         """The home of a key."""
         return self.nodes[0] if self._only is not None else self.nodes[home_of(key, self._seeds)]

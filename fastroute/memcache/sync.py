@@ -432,6 +432,11 @@ class Memcached:
 
     # ------------------------------------------------------------------ for who speaks other commands (cache)
 
+    @property
+    def count(self) -> int:
+        """Nodes of the configured list; the others among `names` are about to leave."""
+        return self._placement.count
+
     def node_of(self, key: Key) -> int:
         """Number of the key's home, an index of `names`."""
         return home_of(key, self._seeds)

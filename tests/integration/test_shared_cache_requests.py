@@ -142,7 +142,7 @@ async def test_a_version_of_another_connection_is_not_believed(opened: Opened) -
             foreign = (await other.get_version("k")).version
         assert foreign.token.cas == version.token.cas
         if isinstance(two.cache, AsyncCache):  # threads: bound to the run of the server, whatever connection
-            assert await two.cas("k", 2, foreign._replace(home=two.cache._nodes[0]), ttl=60) is False
+            assert await two.cas("k", 2, foreign._replace(home=two.cache._placement.nodes[0]), ttl=60) is False
         assert await one.cas("k", 2, version, ttl=60) is True
 
 
@@ -279,7 +279,7 @@ async def test_a_lost_generation_makes_misses_and_revives_nothing(opened: Opened
     async with opened() as one, opened() as two:
         await one.set("k", "v", ttl=60, tags=["x"])
         generations = two.cache._generations
-        store = one.cache._nodes[0]
+        store = one.cache._placement.nodes[0]
         gone = store.expire_key(generations.key(generations.digest("x")))
         if inspect.isawaitable(gone):
             await gone
@@ -436,7 +436,7 @@ async def test_with_copies_the_loss_of_a_node_costs_no_value(opened: Opened) -> 
             compute = Count("computed")
             for _ in range(200):
                 await cache.get_or_compute("probe", lambda: "probe", ttl=1)
-                if all(node.up for node in cache.cache._nodes):
+                if all(node.up for node in cache.cache._placement.nodes):
                     break
                 await asyncio.sleep(0.02)
             for key in keys:
