@@ -117,6 +117,11 @@ simulate: build $(VENV)/.test
 bench: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
+# The public cache-tests suite, installed from npm when it is not there (needs node): make cache-tests ARGS="--product nginx".
+.PHONY: cache-tests
+cache-tests: system-test build $(VENV)/.test
+	$(BIN)/python -m benchmarks.cache_tests $(ARGS)
+
 # Instructions of a selection, compared with those recorded: what a noisy machine cannot hide.
 instructions: system-conformance build
 	$(BIN)/python -m benchmarks.instructions --check $(ARGS)
