@@ -83,6 +83,9 @@ cdef class Attempt(Reading):
     cdef void cut(self) noexcept:
         pass
 
+    cdef void drop(self) noexcept:
+        pass
+
     cdef void tunnel_over(self) noexcept:
         pass
 

@@ -42,6 +42,21 @@ cdef class Reading(Sink):
     cdef void half_closed(self) noexcept:
         pass
 
+    cdef void _count_head(self, const uint8_t *data, Py_ssize_t size, int status) noexcept:
+        """A head is refused: count the limit that it met, if it met one."""
+        cdef Py_ssize_t at, lines = 0, most = min(size, <Py_ssize_t>self.terms.limits.head_bytes)
+        if status == 414:
+            self.engine.counts.limit_request_line += 1
+        elif status == 501 and self.engine.request.method_size > self.terms.limits.method_bytes:
+            self.engine.counts.limit_method += 1
+        elif status == 431:
+            for at in range(most):
+                lines += data[at] == 10
+            if lines > <Py_ssize_t>self.terms.limits.fields + 1:
+                self.engine.counts.limit_fields += 1
+            else:
+                self.engine.counts.limit_head += 1
+
     cdef Py_ssize_t consume(self, const uint8_t *data, Py_ssize_t size) noexcept:
         cdef fr_head *head = self.engine.request
         cdef Py_ssize_t at = 0, used
@@ -57,6 +72,7 @@ cdef class Reading(Sink):
                     break
                 self.searched = 0
                 if verdict != FR_SCAN_DONE:
+                    self._count_head(data + at, size - at, -verdict)
                     self.refuse_head(-verdict)
                     at = size
                 else:

@@ -21,6 +21,7 @@ from fastroute._core.http_attempt cimport Attempt
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_UNTIL_CLOSE, fr_head
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
 from fastroute._core.http_terms cimport Terms
+from fastroute._core.http_watch cimport Watch
 from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out, fr_out_chunk, fr_out_clear, fr_out_put, fr_out_text
 
 cdef extern from "fr_forward.h" nogil:
@@ -56,6 +57,8 @@ cdef class Relay(Terms):
     def __init__(self, *args, **named):
         Terms.__init__(self, *args, **named)
         self.connections, self.clients = set(), {}
+        if self.total_ms or self.rate_bytes or self.lines.rate_bytes:
+            self.engine.watches.append(Watch(self.connections).look)
 
     def make(self):
         """A Downstream for one new connection: what create_server takes as its factory."""
@@ -123,8 +126,6 @@ cdef class Downstream(Attempt):
             self.answer(status, True)
 
     cdef void refuse_head(self, int status) noexcept:
-        if status == 431 or status == 414:
-            self.engine.counts.limit_head += 1
         self.is_head = self.http10 = self.head_sent = self.head_flushed = self.request_complete = False
         self.refuse(status)
 
@@ -410,10 +411,9 @@ cdef class Downstream(Attempt):
     cdef void cut_short(self) noexcept:
         if self.phase != FR_PHASE_NONE:
             self.engine.counts.aborted_by_client += 1
-        self._drop()
+        self.drop()
 
-    cdef void _drop(self) noexcept:
-        """The client is gone: so is its request."""
+    cdef void drop(self) noexcept:
         self.epoch += 1
         self.waited()
         if self.up is not None:
@@ -437,7 +437,7 @@ cdef class Downstream(Attempt):
             self._tunnel_ends()
         elif self.phase != FR_PHASE_NONE:
             self.engine.counts.aborted_by_client += 1
-            self._drop()
+            self.drop()
         self.request = self.key = None
         self.selection = None
         self.line = None
@@ -468,7 +468,7 @@ cdef class Downstream(Attempt):
         elif self.writing_paused:
             if self.stalled():
                 self.engine.counts.timeout_send += 1
-                self._drop()
+                self.drop()
             else:
                 self.arm(self.relay.idle_ms)
         elif self.state == FR_READ_BODY and not self.reading_paused:

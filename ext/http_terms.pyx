@@ -45,6 +45,8 @@ cdef class Terms:
         self.body_ms = <uint64_t>(timeouts.body_s * 1000)
         self.idle_ms = <uint64_t>(timeouts.idle_s * 1000)
         self.tunnel_ms = <uint64_t>(timeouts.tunnel_idle_s * 1000)
+        self.total_ms = <uint64_t>(timeouts.total_s * 1000)
+        self.rate_bytes, self.rate_grace_ms = limits.min_rate_bytes, <uint64_t>(timeouts.min_rate_grace_s * 1000)
         self.attempts_max = min(attempts, 7)
         self.trusts, self.debug = trusts, debug
         self.counted, self.row = lines.counted, row

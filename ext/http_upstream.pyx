@@ -31,6 +31,9 @@ from fastroute._core.http_wire cimport Engine, Wire, fr_out_clear, fr_out_drop, 
 from fastroute._core.pool cimport Pool
 from fastroute._core.token cimport TokenCodec
 
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *data, size_t size, const void *what, size_t what_size)
+
 cdef extern from "<sys/socket.h>" nogil:
     enum: MSG_PEEK
     enum: MSG_DONTWAIT
@@ -193,6 +196,9 @@ cdef class Upstream(Wire):
                 return at
             self.searched = 0
             if verdict != FR_SCAN_DONE or (head.status == 101 and not self.sink.upgrades):
+                if (verdict != FR_SCAN_DONE and <size_t>(size - at) >= self.line.lines.limits.head_bytes
+                        and memmem(data + at, self.line.lines.limits.head_bytes, <const char *>b"\r\n\r\n", 4) is NULL):
+                    self.engine.counts.limit_response_head += 1
                 self._fail(FR_FAIL_PROTOCOL)
                 return -1
             if head.status == 101:
@@ -339,6 +345,7 @@ cdef class Upstream(Wire):
             Wire.expired(self)
             return
         if self.sink is None:
+            self.engine.counts.timeout_upstream_idle += 1
             self.close()
             return
         if self.state == STATE_TUNNEL:
@@ -440,12 +447,14 @@ cdef class Lines:
         pending: how many requests may wait for a connection, a decision or room.
         retry_ratio: share of the requests under way that may be on a further attempt; 3 always may.
         consecutive: failures of a server in a row after which the slow path hears of them; 0: never.
+        min_rate_bytes, min_rate_grace_s: how many bytes per second an answer's body must bring, over windows of the grace;
+            0: any number.
         renew_s: how often the binding of an open tunnel is renewed; 0: never.
         tally: where requests are counted for others to read; None: nobody reads them.
     """
 
     def __init__(self, Engine engine, Pool pool, TokenCodec codec, *, response_head_bytes, response_s, idle_s, pending,
-                 retry_ratio=1.0, consecutive=0, renew_s=0, Tally tally=None):
+                 retry_ratio=1.0, consecutive=0, renew_s=0, min_rate_bytes=0, min_rate_grace_s=0, Tally tally=None):
         self.engine, self.pool, self.codec = engine, pool, codec
         self.limits.request_line_bytes = self.limits.head_bytes = response_head_bytes
         self.limits.fields = 256
@@ -453,6 +462,7 @@ cdef class Lines:
         self.response_ms, self.idle_ms = <uint64_t>(response_s * 1000), <uint64_t>(idle_s * 1000)
         self.pending_max, self.retry_ratio, self.consecutive_max = pending, retry_ratio, consecutive
         self.renew_ms = <uint64_t>(renew_s * 1000)
+        self.rate_bytes, self.rate_grace_ms = min_rate_bytes, <uint64_t>(min_rate_grace_s * 1000)
         self.by_slot = []
         self.tally = tally
         self.counted = &self.own_counted if tally is None else tally.pool_cell()
@@ -479,9 +489,10 @@ cdef class Lines:
         """A connection is being opened."""
         self.engine.counts.upstream_connects += 1
 
-    def count_connect_failure(self):
-        """It could not be."""
+    def count_connect_failure(self, bint timed_out=False):
+        """It could not be; timed_out: within its time."""
         self.engine.counts.upstream_connect_failures += 1
+        self.engine.counts.timeout_connect += timed_out
 
     def close_idle(self):
         """Close every connection that carries nothing."""

@@ -73,6 +73,7 @@ cdef class Engine:
         if self.wheel is NULL or self.request is NULL or self.response is NULL:
             raise MemoryError
         self.counts = &self.own_counts
+        self.watches = []
 
     def __init__(self, clock, manual=False, Row row=None):
         self.wall, self.row = clock, row
@@ -120,6 +121,8 @@ cdef class Engine:
             self.clock.manual_ms = <uint64_t>(self.wall.monotonic_s() * 1000)
         self._refresh()
         fr_wheel_advance(self.wheel, self.now_ms(), _fire)
+        for look in self.watches:
+            look()
 
     def start(self, loop):
         """Tick on this loop from now on."""
@@ -166,17 +169,27 @@ cdef dict _named(const fr_counts *c, const fr_counts *living):
         "limits_hit": {
             "body_bytes": c.limit_body,
             "head_bytes": c.limit_head,
+            "request_line_bytes": c.limit_request_line,
+            "fields": c.limit_fields,
+            "method_bytes": c.limit_method,
+            "response_head_bytes": c.limit_response_head,
             "connections": c.limit_connections,
             "connections_per_client": c.limit_connections_per_client,
             "requests_per_connection": c.limit_requests_per_connection,
             "pending": c.limit_pending,
             "pending_time": c.limit_pending_time,
+            "min_rate_request": c.limit_rate_request,
+            "min_rate_response": c.limit_rate_response,
+            "min_rate_server": c.limit_rate_server,
             "timeout_head": c.timeout_head,
             "timeout_body": c.timeout_body,
             "timeout_idle": c.timeout_idle,
             "timeout_response": c.timeout_response,
             "timeout_send": c.timeout_send,
             "timeout_tunnel": c.timeout_tunnel,
+            "timeout_total": c.timeout_total,
+            "timeout_connect": c.timeout_connect,
+            "timeout_upstream_idle": c.timeout_upstream_idle,
         },
         "aborted_by_client": c.aborted_by_client,
         "truncated": c.truncated,
@@ -258,6 +271,7 @@ cdef class Wire:
         cdef Py_ssize_t sent
         if self.closed:
             return -1
+        self.written += size
         sent = self.direct(data, size)
         if sent == size:
             return 0
@@ -276,6 +290,7 @@ cdef class Wire:
         cdef Py_ssize_t sent, size = PyBytes_GET_SIZE(data)
         if self.closed:
             return -1
+        self.written += size
         sent = self.direct(<const uint8_t *>PyBytes_AS_STRING(data), size)
         if sent == size:
             return 0

@@ -37,6 +37,9 @@ cdef class Attempt(Reading):
     cdef bint expects, is_head, idempotent, http10, refreshed
     cdef bint head_sent                 # the response head was written,
     cdef bint head_flushed              # and has left: nothing can be tried again
+    # What http_watch knows: since when it has seen this epoch; the slow part it saw last, since when, and how far that was.
+    cdef uint64_t watched_epoch, watched_ms, rate_epoch, rate_ms, rate_mark
+    cdef int rate_part
 
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
     cdef bint _wait(self, int phase) noexcept
@@ -69,5 +72,7 @@ cdef class Attempt(Reading):
     cdef void answer(self, int status, bint end) noexcept
     # The response cannot be finished: make that visible.
     cdef void cut(self) noexcept
+    # The client is gone or given up: so is its request.
+    cdef void drop(self) noexcept
     # The tunnel has ended on the server's side.
     cdef void tunnel_over(self) noexcept

@@ -45,6 +45,7 @@ cdef class Reading(Sink):
     cdef Py_ssize_t _body(self, const uint8_t *data, Py_ssize_t size) noexcept
     cdef Py_ssize_t _chunks(self, const uint8_t *data, Py_ssize_t size) noexcept
     cdef void _is_in(self) noexcept
+    cdef void _count_head(self, const uint8_t *data, Py_ssize_t size, int status) noexcept
 
     # What the layers above give their meaning.
     # A whole head stands at data, `more` bytes behind it; -> how many of those were used.

@@ -24,5 +24,4 @@ cdef class Downstream(Attempt):
     cdef void _learn(self, const uint8_t *data, const fr_head *head) noexcept
     cdef void _put_debug(self, fr_out *out) noexcept
     cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept
-    cdef void _drop(self) noexcept
     cdef void _tunnel_ends(self) noexcept

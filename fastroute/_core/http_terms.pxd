@@ -20,6 +20,8 @@ cdef class Terms:
     cdef object trusts                  # Python: address -> bool; None: nobody is trusted
     cdef fr_head_limits limits
     cdef uint64_t body_bytes_max, head_ms, body_ms, idle_ms, tunnel_ms
+    cdef uint64_t total_ms              # of one request, whole
+    cdef uint64_t rate_bytes, rate_grace_ms # least bytes per second of a client that sends a body or reads an answer
     cdef uint32_t requests_per_connection, connections_max, connections_per_client
     cdef int attempts_max
     cdef bint debug

@@ -67,6 +67,7 @@ cdef class Upstream(Wire):
     cdef void let_go(self) noexcept
     # The sink turns away from the exchange: the connection is closed, no call to the sink follows.
     cdef void forget(self) noexcept
+    # The exchange has failed, as the sink will hear: FR_FAIL_*.
     cdef void _fail(self, int how) noexcept
     cdef void _finish(self, bint clean) noexcept
     cdef Py_ssize_t _head(self, const uint8_t *data, Py_ssize_t size) noexcept
@@ -99,6 +100,7 @@ cdef class Lines:
     cdef object codec
     cdef fr_head_limits limits
     cdef uint64_t response_ms, idle_ms
+    cdef uint64_t rate_bytes, rate_grace_ms # least bytes per second of an answer; 0: none
     cdef uint64_t renew_ms              # between two signs of life of a tunnel; 0: none wanted
     cdef list by_slot
     cdef readonly int pending           # requests that wait for a connection or for a decision

@@ -56,12 +56,22 @@ ctypedef struct fr_counts:
     uint64_t limit_requests_per_connection
     uint64_t limit_pending
     uint64_t limit_pending_time
+    uint64_t limit_request_line
+    uint64_t limit_fields
+    uint64_t limit_method
+    uint64_t limit_response_head
+    uint64_t limit_rate_request         # clients that sent a body, or took an answer, too slowly
+    uint64_t limit_rate_response
+    uint64_t limit_rate_server          # servers that sent an answer too slowly
     uint64_t timeout_head
     uint64_t timeout_body
     uint64_t timeout_idle
     uint64_t timeout_response
     uint64_t timeout_send
     uint64_t timeout_tunnel
+    uint64_t timeout_total
+    uint64_t timeout_connect
+    uint64_t timeout_upstream_idle
     uint64_t tunnels                    # open now
     uint64_t tunnels_total
     uint64_t aborted_by_client
@@ -90,6 +100,7 @@ cdef class Engine:
     cdef Py_ssize_t noise_left
     cdef readonly bint draining
     cdef object loop, handle, wall
+    cdef readonly list watches          # callables, each called at every tick
     # Monotonic milliseconds, coarse.
     cdef uint64_t now_ms(self) noexcept
     # Fill with bytes nobody can predict. Never fails: without a source of randomness the process ends.
@@ -105,6 +116,7 @@ cdef class Wire:
     cdef bint reading_paused
     cdef bint closed                    # no more sends: close or abort was asked for, or the connection is gone
     cdef bint eof                       # the peer sends no more
+    cdef uint64_t written               # bytes given to put and put_bytes
     cdef Py_ssize_t unsent_before       # at the last look of stalled()
     cdef int attach(self, object transport) except -1
     # Send a copy; 0 = taken, -1 = the connection is gone and none of these bytes was taken.

@@ -131,6 +131,9 @@ class ListenerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     connections_per_client: Annotated[int, Whole(0, 10_000_000)] = 256
     requests_per_connection: Annotated[int, Whole(0, 1_000_000_000)] = 1000
     """nginx: keepalive_requests 1000."""
+    min_rate_bytes: Annotated[int, Size(0, 1 << 30)] = 0
+    """Bytes per second of a client that sends a body or reads an answer. nginx, HAProxy and Envoy have none; Kestrel:
+    MinRequestBodyDataRate and MinResponseDataRate 240."""
 
 
 class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,6 +146,10 @@ class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     idle_s: Annotated[float, Duration()] = named(default=60.0, name="idle")
     tunnel_idle_s: Annotated[float, Duration()] = named(default=3600.0, name="tunnel_idle")
     """HAProxy: `timeout tunnel`, 1h in its own examples."""
+    total_s: Annotated[float, Duration(0)] = named(default=0.0, name="total")
+    """From a request's head to the end of its answer. nginx and HAProxy have none; Envoy: route timeout, 15 s."""
+    min_rate_grace_s: Annotated[float, Duration(0.25)] = named(default=5.0, name="min_rate_grace")
+    """Kestrel: grace period of its minimum rates, 5 s."""
     drain_s: Annotated[float, Duration(0)] = named(default=30.0, name="drain")
 
 
@@ -219,6 +226,7 @@ class PoolTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     response_s: Annotated[float, Duration()] = named(default=30.0, name="response")
     """To the first byte of the answer."""
     idle_s: Annotated[float, Duration()] = named(default=60.0, name="idle")
+    min_rate_grace_s: Annotated[float, Duration(0.25)] = named(default=5.0, name="min_rate_grace")
 
 
 class PoolLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -228,6 +236,8 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     pending: Annotated[int, Whole(0, 1_000_000)] = 1024
     """Envoy: max_pending_requests 1024."""
     pending_time_s: Annotated[float, Duration()] = named(default=1.0, name="pending_time")
+    min_rate_bytes: Annotated[int, Size(0, 1 << 30)] = 0
+    """Bytes per second of a server that sends the body of its answer. nginx, HAProxy and Envoy have none."""
 
 
 class RetryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -221,6 +221,8 @@ async def _open_pool(
         pending=of.limits.pending,
         retry_ratio=of.retry.budget_ratio,
         consecutive=of.outlier.consecutive if of.outlier else 0,
+        min_rate_bytes=of.limits.min_rate_bytes,
+        min_rate_grace_s=of.timeouts.min_rate_grace_s,
         renew_s=of.sticky.ttl_s / 4 if of.sticky else 0,
         tally=tally,
     )

@@ -184,7 +184,7 @@ class SlowPath:
         try:
             upstream = await open_upstream(line, self._connect_s)
         except ConnectError as error:
-            self._lines.count_connect_failure()
+            self._lines.count_connect_failure(isinstance(error, ConnectTimeout))
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in OWN_ERRORS:
                 self._tell_own(error)
                 request.unconnected(epoch, 503)
