@@ -43,7 +43,9 @@ cdef extern from "fr_affinity.h" nogil:
     int fr_aff_remove(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, uint64_t term,
                       uint32_t generation) noexcept
     int fr_aff_learn_guarded(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth,
-                             const fr_guard *guard, uint32_t own, fr_binding *out) noexcept
+                             const fr_guard *guard, uint32_t own, int only_read, fr_binding *out) noexcept
+    int fr_aff_take_question(fr_table *table, const fr_fingerprint *key, uint32_t now_tick) noexcept
+    void fr_aff_end_question(fr_table *table, const fr_fingerprint *key, uint32_t now_tick) noexcept
     int fr_aff_take_touch(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *found,
                           uint32_t expires_tick) noexcept
     void fr_aff_want_touch(fr_table *table, const fr_fingerprint *key, uint32_t now_tick) noexcept
@@ -213,8 +215,14 @@ cdef class AffinityTable:
         return fr_aff_learn(self.table, key, now_tick, truth, out)
 
     cdef int learn_guarded(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth,
-                           const fr_guard *guard, uint32_t own, fr_binding *out) noexcept nogil:
-        return fr_aff_learn_guarded(self.table, key, now_tick, truth, guard, own, out)
+                           const fr_guard *guard, uint32_t own, bint only_read, fr_binding *out) noexcept nogil:
+        return fr_aff_learn_guarded(self.table, key, now_tick, truth, guard, own, only_read, out)
+
+    cdef int take_question(self, const fr_fingerprint *key, uint32_t now_tick) noexcept nogil:
+        return fr_aff_take_question(self.table, key, now_tick)
+
+    cdef void end_question(self, const fr_fingerprint *key, uint32_t now_tick) noexcept nogil:
+        fr_aff_end_question(self.table, key, now_tick)
 
     cdef int take_touch(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *found,
                         uint32_t expires_tick) noexcept nogil:
@@ -281,15 +289,19 @@ cdef class AffinityTable:
         cdef fr_fingerprint key = _key(fingerprint)
         return self.touch(&key, now_tick, term, generation, expires_tick, verified_tick, clear_flags)
 
-    def learn_guarded_record(self, bytes fingerprint, uint32_t now_tick, record, guard, uint32_t own=0):
-        """(status, record that stands): learn_record of an answer that was asked for after `guard` (of PushBoard.guard)."""
+    def learn_guarded_record(self, bytes fingerprint, uint32_t now_tick, record, guard, uint32_t own=0, *,
+                             bint only_read=False):
+        """(status, record that stands): learn_record of an answer that was asked for after `guard` (of PushBoard.guard).
+
+        only_read: the time of the last touch stays what the table knows of it, and where it knows nothing one is wanted.
+        """
         cdef fr_fingerprint key = _key(fingerprint)
         cdef fr_binding truth = _binding(record), out
         cdef fr_guard taken
         taken.guarded = guard is not None
         if guard is not None:
             taken.epoch, taken.sequence = guard
-        cdef int status = self.learn_guarded(&key, now_tick, &truth, &taken, own, &out)
+        cdef int status = self.learn_guarded(&key, now_tick, &truth, &taken, own, only_read, &out)
         return status, None if status == FR_AFF_BUSY else _record(&out)
 
     def take_touch_record(self, bytes fingerprint, uint32_t now_tick, record, uint32_t expires_tick):
@@ -297,6 +309,16 @@ cdef class AffinityTable:
         cdef fr_fingerprint key = _key(fingerprint)
         cdef fr_binding found = _binding(record)
         return self.take_touch(&key, now_tick, &found, expires_tick)
+
+    def take_question_record(self, bytes fingerprint, uint32_t now_tick):
+        """Status of taking on to ask the store: WROTE for one process of those that try, OTHER for the rest."""
+        cdef fr_fingerprint key = _key(fingerprint)
+        return self.take_question(&key, now_tick)
+
+    def end_question_record(self, bytes fingerprint, uint32_t now_tick):
+        """The question that was taken on has ended."""
+        cdef fr_fingerprint key = _key(fingerprint)
+        self.end_question(&key, now_tick)
 
     def remove_record(self, bytes fingerprint, uint32_t now_tick, uint64_t term=0, uint32_t generation=0):
         """Status of removing a record: WROTE, OTHER, ABSENT or BUSY."""

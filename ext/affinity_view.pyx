@@ -67,6 +67,33 @@ cdef class Binding:
                 f"provisional={self.provisional}, age_ms={self.age_ms})")
 
 
+cdef inline int _near(AffinityView self, const fr_fingerprint *fingerprint, uint32_t now, fr_binding *found,
+                      fr_near *out) noexcept:
+    """AffinityView.near of a fingerprint; *found is the record where the answer is HIT."""
+    cdef uint16_t slot
+    out.slot = -1
+    out.wants_touch = False
+    if self.table.lookup(fingerprint, now, found) != FR_AFF_FOUND or self.seen_version != self.pool.version:
+        return FR_NEAR_MISS
+    slot = self.pool_slot_of[found.slot]
+    if slot == FR_NO_SLOT or not self.pool.takes_bound(slot):
+        return FR_NEAR_MISS
+    if self.lifetime_s and self.age_s(found.term) >= self.lifetime_s:
+        return FR_NEAR_MISS
+    if self.near_ticks == 0 or self.trust_stale:
+        # Slide the expiry, but only when it lags: reads of a busy key stay reads.
+        if (found.flags & FR_BIND_ONCE) or found.expires_tick - now + self.slide_ticks < self.ttl_ticks:
+            self.table.touch(fingerprint, now, found.term, found.generation, now + self.ttl_ticks, 0, FR_BIND_ONCE)
+    elif now - found.verified_tick > self.near_ticks and not self.watched(found, now):
+        return FR_NEAR_MISS
+    else:
+        out.wants_touch = self.touch_due(fingerprint, found, now)
+    out.slot = slot
+    out.term = found.term
+    out.generation = found.generation
+    return FR_NEAR_HIT
+
+
 cdef class AffinityView:
     """View of `table` for one pool.
 
@@ -118,30 +145,8 @@ cdef class AffinityView:
 
     cdef int near(self, const uint8_t *key, Py_ssize_t size, fr_near *out) noexcept:
         cdef fr_fingerprint fingerprint = fr_siphash128(&self.hash_key, key, <size_t>size)
-        cdef uint32_t now = fr_now_tick(&self.clock)
         cdef fr_binding found
-        cdef uint16_t slot
-        out.slot = -1
-        out.wants_touch = False
-        if self.table.lookup(&fingerprint, now, &found) != FR_AFF_FOUND or self.seen_version != self.pool.version:
-            return FR_NEAR_MISS
-        slot = self.pool_slot_of[found.slot]
-        if slot == FR_NO_SLOT or not self.pool.takes_bound(slot):
-            return FR_NEAR_MISS
-        if self.lifetime_s and self.age_s(found.term) >= self.lifetime_s:
-            return FR_NEAR_MISS
-        if self.near_ticks == 0 or self.trust_stale:
-            # Slide the expiry, but only when it lags: reads of a busy key stay reads.
-            if (found.flags & FR_BIND_ONCE) or found.expires_tick - now + self.slide_ticks < self.ttl_ticks:
-                self.table.touch(&fingerprint, now, found.term, found.generation, now + self.ttl_ticks, 0, FR_BIND_ONCE)
-        elif now - found.verified_tick > self.near_ticks and not self.watched(&found, now):
-            return FR_NEAR_MISS
-        else:
-            out.wants_touch = self.touch_due(&fingerprint, &found, now)
-        out.slot = slot
-        out.term = found.term
-        out.generation = found.generation
-        return FR_NEAR_HIT
+        return _near(self, &fingerprint, fr_now_tick(&self.clock), &found, out)
 
     cdef uint32_t age_s(self, uint64_t term) noexcept:
         cdef int64_t wall_s = <int64_t>(fr_now_ms(&self.clock) // 1000) + self.wall_minus_clock_s
@@ -252,11 +257,13 @@ cdef class AffinityView:
         return self._verdict(self.table.claim(&parsed, now, &wanted, &out), &out, now)
 
     def learn(self, bytes fingerprint not None, int slot, uint64_t term, uint32_t generation, *, bint once=False,
-              uint32_t expires_tick=0):
+              uint32_t expires_tick=0, bint only_read=False):
         """Take over what the store said: ("wrote" | "other" | BUSY, the Binding that stands).
 
         Args:
             expires_tick: when the binding ends; 0 for a full lifetime from now.
+            only_read: not all that the store has of it was given its full lifetime by this; take_touch() tells whether
+                that is due, and to whom.
         """
         cdef fr_fingerprint parsed = self._parsed(fingerprint)
         cdef uint32_t now = fr_now_tick(&self.clock)
@@ -265,7 +272,26 @@ cdef class AffinityView:
         if expires_tick:
             truth.expires_tick = expires_tick
         return self._verdict(
-            self.table.learn_guarded(&parsed, now, &truth, &self.expected, self.expected_own, &out), &out, now)
+            self.table.learn_guarded(&parsed, now, &truth, &self.expected, self.expected_own, only_read, &out), &out, now)
+
+    def near_binding(self, bytes fingerprint not None):
+        """The Binding that a request would be given near, without asking; None: the store is to be asked."""
+        cdef fr_fingerprint parsed = self._parsed(fingerprint)
+        cdef uint32_t now = fr_now_tick(&self.clock)
+        cdef fr_binding found
+        cdef fr_near out
+        return self._binding(&found, now) if _near(self, &parsed, now, &found, &out) == FR_NEAR_HIT else None
+
+    def take_question(self, bytes fingerprint not None):
+        """Is this caller to ask the store about the key? False: another process of the zone asks just now, or died
+        asking: waiting for it has a bound. True: to be ended by end_question()."""
+        cdef fr_fingerprint parsed = self._parsed(fingerprint)
+        return self.table.take_question(&parsed, fr_now_tick(&self.clock)) != FR_AFF_OTHER
+
+    def end_question(self, bytes fingerprint not None):
+        """The question that this caller took on has ended, with an answer or without."""
+        cdef fr_fingerprint parsed = self._parsed(fingerprint)
+        self.table.end_question(&parsed, fr_now_tick(&self.clock))
 
     # ---- the push channel
 

@@ -214,30 +214,6 @@ static inline int fr_aff_claim(fr_table *table, const fr_fingerprint *key, uint3
     return status;
 }
 
-/* The store's truth: stands over what is here unless that is the same term with a higher generation. */
-static inline int fr_aff_learn(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth,
-                               fr_binding *out)
-{
-    fr_place place = fr_place_of(table, key->lo, key->hi);
-    fr_binding standing, ours = *truth;
-    fr_stripe *stripe;
-    fr_spot spot;
-    int known = 0, status = fr_aff_open(table, key, &place, now_tick, &stripe, &known, &spot, &standing);
-
-    if (status == FR_AFF_BUSY)
-        return status;
-    if (status == FR_AFF_FOUND && standing.term == ours.term && standing.generation > ours.generation) {
-        *out = standing;
-        status = FR_AFF_OTHER;
-    } else {
-        fr_stripe_put(table, stripe, key, &place, known, &spot, &ours, now_tick);
-        *out = ours;
-        status = FR_AFF_WROTE;
-    }
-    fr_unlock(&stripe->mutex);
-    return status;
-}
-
 /* Make the record that was just written there guarded, or, where the channel cannot tell, the store's word for as long as
  * it is without a channel. Lines over and above `own`: neither. The caller holds the stripe. */
 static inline void fr_stripe_guard(fr_table *table, const fr_fingerprint *key, const fr_guard *guard, uint32_t own,
@@ -261,10 +237,25 @@ static inline void fr_stripe_guard(fr_table *table, const fr_fingerprint *key, c
     }
 }
 
-/* fr_aff_learn of an answer that was asked for after `guard` was taken; `own`: writes to the key that this process
- * committed since (rules and proof in fr_push.h). */
+/* What was only read of the store (some of its nodes, or without sliding the expiry there): the time of the last full touch
+ * stays what the zone knows of it, and where it knows nothing a touch is wanted. */
+static inline void fr_binding_only_read(fr_binding *ours, const fr_binding *standing, int status)
+{
+    if (status == FR_AFF_FOUND && standing->term == ours->term && standing->generation == ours->generation) {
+        ours->expires_tick = standing->expires_tick;
+        ours->flags |= standing->flags & FR_BIND_ONCE;
+    } else {
+        ours->flags |= FR_BIND_ONCE;
+    }
+}
+
+/* The store's truth: stands over what is here unless that is the same term with a higher generation. WROTE, OTHER or BUSY.
+ *
+ * The answer was asked for after `guard` was taken; `own`: writes to the key that this process committed since (rules and
+ * proof in fr_push.h). only_read: see fr_binding_only_read. */
 static inline int fr_aff_learn_guarded(fr_table *table, const fr_fingerprint *key, uint32_t now_tick,
-                                       const fr_binding *truth, const fr_guard *guard, uint32_t own, fr_binding *out)
+                                       const fr_binding *truth, const fr_guard *guard, uint32_t own, int only_read,
+                                       fr_binding *out)
 {
     fr_place place = fr_place_of(table, key->lo, key->hi);
     fr_binding standing, ours = *truth;
@@ -272,17 +263,20 @@ static inline int fr_aff_learn_guarded(fr_table *table, const fr_fingerprint *ke
     fr_spot spot;
     int known = 0, status;
 
-    if (!guard->guarded) {
-        /* The lines of own writes may come all the same (the channel is in doubt): they are no reason to ask again. */
-        ours.flags |= (uint8_t)(FR_BIND_ECHO * (own > FR_BIND_ECHO_MAX ? FR_BIND_ECHO_MAX : own));
-        return fr_aff_learn(table, key, now_tick, &ours, out);
-    }
     status = fr_aff_open(table, key, &place, now_tick, &stripe, &known, &spot, &standing);
     if (status == FR_AFF_BUSY)
         return status;
+    if (only_read)
+        fr_binding_only_read(&ours, &standing, status);
     if (status == FR_AFF_FOUND && standing.term == ours.term && standing.generation > ours.generation) {
         *out = standing;
         status = FR_AFF_OTHER;
+    } else if (!guard->guarded) {
+        /* The lines of own writes may come all the same (the channel is in doubt): they are no reason to ask again. */
+        ours.flags |= (uint8_t)(FR_BIND_ECHO * (own > FR_BIND_ECHO_MAX ? FR_BIND_ECHO_MAX : own));
+        fr_stripe_put(table, stripe, key, &place, known, &spot, &ours, now_tick);
+        *out = ours;
+        status = FR_AFF_WROTE;
     } else {
         fr_cell *cell;
         ours.verified_tick = 0;
@@ -296,6 +290,14 @@ static inline int fr_aff_learn_guarded(fr_table *table, const fr_fingerprint *ke
     }
     fr_unlock(&stripe->mutex);
     return status;
+}
+
+/* The same of an answer that no channel guards. */
+static inline int fr_aff_learn(fr_table *table, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth,
+                               fr_binding *out)
+{
+    const fr_guard none = {0, 0, 0};
+    return fr_aff_learn_guarded(table, key, now_tick, truth, &none, 0, 0, out);
 }
 
 /* Compare and set on (term, generation): WROTE, OTHER with the live record, ABSENT or BUSY. */
@@ -454,6 +456,53 @@ static inline void fr_aff_want_touch(fr_table *table, const fr_fingerprint *key,
         memcpy(words, &old, sizeof(words));
         if (__atomic_compare_exchange_n(&table->buckets[spot.bucket].cells[spot.cell].word[4], &words[2],
                                         words[2] | (uint64_t)FR_BIND_ONCE << 48, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            return;
+    }
+}
+
+/* Ask the store about a record for all processes of the zone. WROTE: the caller is to ask, and ends it (learning ends it
+ * too). OTHER: somebody is asking; who waits for that does so for a bounded time, since he may have died. ABSENT, BUSY:
+ * nothing stands that could say so. Lock-free like fr_aff_touch. */
+static inline int fr_aff_take_question(fr_table *table, const fr_fingerprint *key, uint32_t now_tick)
+{
+    fr_place place = fr_place_of(table, key->lo, key->hi);
+
+    for (int i = 0; i < FR_READ_TRIES; i++) {
+        fr_binding old;
+        fr_spot spot;
+        uint64_t words[3];
+        int status = fr_aff_find(table, key, &place, now_tick, &old, &spot);
+
+        if (status != FR_AFF_FOUND)
+            return status;
+        if (old.flags & FR_BIND_ASKED)
+            return FR_AFF_OTHER;
+        memcpy(words, &old, sizeof(words));
+        if (__atomic_compare_exchange_n(&table->buckets[spot.bucket].cells[spot.cell].word[4], &words[2],
+                                        words[2] | (uint64_t)FR_BIND_ASKED << 48, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+            FR_KILL_POINT();
+            return FR_AFF_WROTE;
+        }
+    }
+    return FR_AFF_BUSY;
+}
+
+/* The question that was taken on has ended, with an answer or without. */
+static inline void fr_aff_end_question(fr_table *table, const fr_fingerprint *key, uint32_t now_tick)
+{
+    fr_place place = fr_place_of(table, key->lo, key->hi);
+
+    for (int i = 0; i < FR_READ_TRIES; i++) {
+        fr_binding old;
+        fr_spot spot;
+        uint64_t words[3];
+
+        if (fr_aff_find(table, key, &place, now_tick, &old, &spot) != FR_AFF_FOUND || !(old.flags & FR_BIND_ASKED))
+            return;
+        memcpy(words, &old, sizeof(words));
+        if (__atomic_compare_exchange_n(&table->buckets[spot.bucket].cells[spot.cell].word[4], &words[2],
+                                        words[2] & ~((uint64_t)FR_BIND_ASKED << 48), 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_RELAXED))
             return;
     }
 }

@@ -44,9 +44,10 @@ typedef struct {
 
 _Static_assert(sizeof(fr_binding) == 24, "a binding is the last three words of a cell");
 
-/* GUARDED: since verified_tick the push channel has watched the key (fr_push.h). The two ECHO bits count the lines of the
- * channel that this machine's own writes will still draw. `spare` counts the lines that came, modulo 256. */
-enum { FR_BIND_ONCE = 1, FR_BIND_PROVISIONAL = 2, FR_BIND_GUARDED = 4, FR_BIND_ECHO = 8 };
+/* ONCE: of a key seen once, or: a touch of the store's record is wanted. GUARDED: since verified_tick the push channel has
+ * watched the key (fr_push.h). The two ECHO bits count the lines of the channel that this machine's own writes will still
+ * draw. ASKED: one process asks the store about it (fr_aff_take_question). `spare` counts the lines that came, modulo 256. */
+enum { FR_BIND_ONCE = 1, FR_BIND_PROVISIONAL = 2, FR_BIND_GUARDED = 4, FR_BIND_ECHO = 8, FR_BIND_ASKED = 32 };
 #define FR_BIND_ECHO_MAX 3
 #define FR_BIND_PUSH_MASK (FR_BIND_GUARDED | FR_BIND_ECHO * FR_BIND_ECHO_MAX)
 

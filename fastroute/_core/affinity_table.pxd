@@ -40,9 +40,13 @@ cdef class AffinityTable:
     cdef int claim(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *wanted, fr_binding *out) noexcept nogil
     # What the store said, which wins over what stands here unless that is the same term with a higher generation: WROTE or OTHER.
     cdef int learn(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth, fr_binding *out) noexcept nogil
-    # learn() of an answer that was asked for after `guard` was taken; own: this process's writes to the key since then.
+    # learn() of an answer that was asked for after `guard` was taken; own: this process's writes to the key since then;
+    # only_read: a record of that decision keeps its expiry, a new one is flagged ONCE: a touch is wanted.
     cdef int learn_guarded(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *truth,
-                           const fr_guard *guard, uint32_t own, fr_binding *out) noexcept nogil
+                           const fr_guard *guard, uint32_t own, bint only_read, fr_binding *out) noexcept nogil
+    # Ask the store for all processes: WROTE: the caller is to, and ends it; OTHER: somebody does; ABSENT, BUSY.
+    cdef int take_question(self, const fr_fingerprint *key, uint32_t now_tick) noexcept nogil
+    cdef void end_question(self, const fr_fingerprint *key, uint32_t now_tick) noexcept nogil
     # Take a touch of the store's record on: WROTE for one process of those that found it due (found: what lookup gave).
     cdef int take_touch(self, const fr_fingerprint *key, uint32_t now_tick, const fr_binding *found,
                         uint32_t expires_tick) noexcept nogil

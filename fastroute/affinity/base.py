@@ -31,12 +31,6 @@ __all__ = ["AffinityBase", "AffinityStatistics", "identity_of", "store_key"]
 
 T = TypeVar("T")
 
-FOLLOWERS_MAX = 65_536
-"""Keys whose last touch of the copies is remembered; a forgotten one is touched once more than needed."""
-
-TOUCH_MIN_S = 1.0
-"""Copies are not touched more often than that, however short the ttl is: memcached's clock steps by one second."""
-
 LIFETIME_MAX_S = 31_536_000
 """A year: the age of a term is known modulo two years (record.py)."""
 
@@ -136,7 +130,6 @@ class AffinityBase:
         self._table = AffinityTable(self._zone)
         self._writer = int.from_bytes(os.urandom(4), "little")
         self._binders: dict[AffinityView, Binder] = {}
-        self._followers_at_s: dict[bytes, float] = {}
 
     @property
     def zone(self) -> Zone:
@@ -192,7 +185,7 @@ class AffinityBase:
         bound = await self._drive(name, homes, steps, view)
         if bound.kind != "near":
             self.statistics.claims[bound.kind if bound.kind != "down" else "unknown"] += 1
-        if bound.renew_soon or (len(homes) > 1 and self._followers_due(fingerprint) and not bound.settled):
+        if bound.only_read and view.take_touch(fingerprint):  # one process of the zone does, once per ttl/4
             self._renew_soon(view, fingerprint)
         return bound
 
@@ -261,17 +254,6 @@ class AffinityBase:
             )
         outcome: str = decision.kind.value
         return outcome
-
-    def _followers_due(self, fingerprint: bytes) -> bool:
-        """Is it time to touch the nodes that hold copies? Once per key, process and ttl/4, or so."""
-        now_s = self.clock.monotonic_s()
-        if now_s < self._followers_at_s.get(fingerprint, 0.0):
-            return False
-        if len(self._followers_at_s) >= FOLLOWERS_MAX:
-            self._followers_at_s.clear()
-        spread = 0.9 + fingerprint[0] / 1280  # 0.9 to 1.1: keys that came in one burst are not touched in one
-        self._followers_at_s[fingerprint] = now_s + max(self.ttl_s / 4, TOUCH_MIN_S) * spread
-        return True
 
     async def _drive(
         self,

@@ -51,8 +51,8 @@ class Bound:
         reason: one of the reasons a selection can carry.
         term, generation: the decision; 0 and 0 when nothing could be written anywhere.
         kind: how the claim ended ("won", "adopted", "moved", "unknown", "down", "near"), for the counters.
-        renew_soon: True when the record in the store should get its full lifetime soon (the key was seen again).
-        settled: True when the copies on other nodes were seen to just now.
+        only_read: True when not every copy of the record was given its full lifetime by this: one found by a claim, or
+            read at its first home alone. The zone knows whether a touch is due (AffinityView.take_touch).
     """
 
     slot: int
@@ -60,8 +60,7 @@ class Bound:
     term: int
     generation: int
     kind: str
-    renew_soon: bool = False
-    settled: bool = False
+    only_read: bool = False
 
 
 class Binder:
@@ -228,14 +227,13 @@ class Binder:
         if slot < 0:
             return (yield from self._move_in_store(fingerprint, key, decision, -1, wall_s, homes))
         once = known is None and decision.kind is Kind.WON
-        self._learn(fingerprint, slot, decision.record, once=once)
+        only_read = (known is None and decision.kind is Kind.ADOPTED) or (homes > 1 and not decision.settled)
+        self._learn(fingerprint, slot, decision.record, once=once, only_read=only_read)
         reason: Reason = "affinity-store"
         if decision.kind is Kind.WON:
             reason = "policy" if known is None else "affinity-store" if from_zone else "affinity-cookie"
         kind = decision.kind.value if known is None or not from_zone else "near"
-        renew_soon = known is None and decision.kind is Kind.ADOPTED
-        term, generation = decision.record.term, decision.record.generation
-        return Bound(slot, reason, term, generation, kind, renew_soon, decision.settled)
+        return Bound(slot, reason, decision.record.term, decision.record.generation, kind, only_read)
 
     def _bind_afresh(self, fingerprint: bytes, key: bytes, ended: Decision, wall_s: int, homes: int) -> Steps:
         """Bind a key whose binding has reached its lifetime: a new term, once over the whole fleet."""
@@ -283,8 +281,10 @@ class Binder:
             return cookie
         return zone if zone.server else None  # a decision without a server to go to: it has to be moved
 
-    def _learn(self, fingerprint: bytes, slot: int, record: Record, *, once: bool = False) -> None:
-        self._view.learn(fingerprint, slot, record.term, record.generation, once=once)
+    def _learn(
+        self, fingerprint: bytes, slot: int, record: Record, *, once: bool = False, only_read: bool = False
+    ) -> None:
+        self._view.learn(fingerprint, slot, record.term, record.generation, once=once, only_read=only_read)
 
     def _degraded(
         self, fingerprint: bytes, key: bytes, near: Any, known: Record | None, decision: Decision, wall_s: int

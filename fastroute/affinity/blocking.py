@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from fastroute._core.affinity_view import AffinityView
+from fastroute._core.affinity_view import AffinityView, Binding
 from fastroute._core.pool import Pool
 from fastroute._core.router import Router as CompiledRouter
 from fastroute._core.selection import Selection
 from fastroute._core.zone import Zone
-from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard
+from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, ExpireThenGet, Heard, Kind
 from fastroute.affinity.base import AffinityBase
+from fastroute.affinity.binding import Bound, Hint
 from fastroute.affinity.copies import touch
+from fastroute.affinity.turns import turn
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheError
 from fastroute.memcache.client import HIT, MISS
@@ -101,6 +104,25 @@ class Affinity(AffinityBase):
             watch.join()  # at most the store's limit for making a connection, per node
         self._close_zone()
 
+    async def bind(self, view: AffinityView, key: bytes, hint: Hint | None = None) -> Bound:
+        """The key's server; binds it if it is not bound. See Binder.bind."""
+        if self.store is None:
+            return await super().bind(view, key, hint)
+        fingerprint = view.fingerprint(key)
+        waiting = turn(view, fingerprint, self.store.timeout_s)
+        try:
+            while True:
+                time.sleep(next(waiting))  # noqa: ASYNC251  nothing here suspends: this is a thread's own step
+        except StopIteration as end:
+            mine: Binding | bool = end.value
+        if isinstance(mine, Binding):  # another thread or process of the zone has asked meanwhile
+            return Bound(mine.slot, "affinity-near", mine.term, mine.generation, "near")
+        try:
+            return await super().bind(view, key, hint)
+        finally:
+            if mine:
+                view.end_question(fingerprint)
+
     def _homes(self, name: bytes) -> Sequence[Home]:
         return self.store.homes_of(name) if self.store is not None else ()
 
@@ -161,10 +183,16 @@ class Affinity(AffinityBase):
         self.statistics.touches += 1
         if decision.record is not None:
             binder.confirm(fingerprint, decision.record)
+        elif decision.kind is Kind.ABSENT:  # the next request asks, and restores it
+            view.doubt(fingerprint)
+        else:
+            view.want_touch(fingerprint)
 
     def touch_soon(self, view: AffinityView, key: bytes) -> None:
-        """Give the record its full lifetime in the store; one round trip, once per key that was seen a second time."""
-        self._renew_soon(view, view.fingerprint(key))
+        """Give the record its full lifetime in the store: one round trip, by one process of the zone per ttl/4."""
+        fingerprint = view.fingerprint(key)
+        if view.take_touch(fingerprint):
+            self._renew_soon(view, fingerprint)
 
 
 class Router:

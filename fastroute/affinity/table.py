@@ -24,6 +24,7 @@ from fastroute.affinity.copies import touch
 from fastroute.affinity.look import look
 from fastroute.affinity.push import PushChannel, join, leave, store_digest
 from fastroute.affinity.record import new_term
+from fastroute.affinity.turns import turn
 from fastroute.clock import SYSTEM, Clock
 from fastroute.memcache.client import DOWN, HIT, MISS, STORED
 
@@ -45,9 +46,6 @@ LEARNED_MAX = 4_096
 
 RETURN_CHECK_S = 0.25
 """How often the return of a store that is away is looked for."""
-
-TICK_MS = 64
-"""Ages of near entries are counted in ticks of so much (FR_TICK_SHIFT in ext/fr_base.h), rounded up."""
 
 _log = logging.getLogger("fastroute.affinity")
 
@@ -154,18 +152,34 @@ class Affinity(AffinityBase):
         fingerprint = view.fingerprint(key)
         while (flight := self._flights.get(fingerprint)) is not None:
             await asyncio.shield(flight)
-            near = view.lookup(fingerprint)
-            if isinstance(near, Binding) and self._fresh(view, near) and view.pool.may_take_bound(near.slot):
-                return Bound(near.slot, "affinity-near", near.term, near.generation, "near")
+            near = view.near_binding(fingerprint)
+            if near is not None:
+                return _near(near)
         flight = self._take_off(fingerprint)
         try:
-            return await super().bind(view, key, hint)
+            if self.store is None:
+                return await super().bind(view, key, hint)
+            return await self._bind_in_turn(view, key, fingerprint, hint, self.store.timeout_s)
         finally:
             self._land(fingerprint, flight)
 
-    def _fresh(self, view: AffinityView, near: Binding) -> bool:
-        """May this entry be used without asking? Not if the flight that was waited for ended without an outcome."""
-        return self.store is None or view.trust_stale or near.age_ms <= self.near_ttl_s * 1000 + TICK_MS
+    async def _bind_in_turn(
+        self, view: AffinityView, key: bytes, fingerprint: bytes, hint: Hint | None, timeout_s: float
+    ) -> Bound:
+        """Ask the store, unless another process of the zone does so just now and its answer comes."""
+        waiting = turn(view, fingerprint, timeout_s)
+        try:
+            while True:  # noqa: ASYNC110  the zone's record is another process's: nobody announces it here
+                await asyncio.sleep(next(waiting))
+        except StopIteration as end:
+            mine: Binding | bool = end.value
+        if isinstance(mine, Binding):
+            return _near(mine)
+        try:
+            return await super().bind(view, key, hint)
+        finally:
+            if mine:
+                view.end_question(fingerprint)
 
     def _take_off(self, fingerprint: bytes) -> asyncio.Future[None]:
         """Claim the key's single flight, which nobody has."""
@@ -334,6 +348,11 @@ class Affinity(AffinityBase):
             view.doubt(fingerprint)
         elif kind in (Kind.UNKNOWN, Kind.DOWN):
             view.want_touch(fingerprint)
+
+
+def _near(near: Binding) -> Bound:
+    """What another task or process has just found out."""
+    return Bound(near.slot, "affinity-near", near.term, near.generation, "near")
 
 
 def _touch(binder: Binder, fingerprint: bytes, homes: int) -> Generator[Command, Answer, Kind]:

@@ -22,6 +22,7 @@ from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import UsageError
 from fastroute.memcache.client import Key, MemcacheNode, NodeStatistics, PairFuture, ReplyFuture
 from fastroute.memcache.placement import GRACE_S, Placement
+from fastroute.model import parse_duration_s
 
 __all__ = ["Memcached", "tls_context"]
 
@@ -91,6 +92,7 @@ class Memcached:
         context = tls_context(tls)
         self.copies = copies
         self.watch = watch
+        self._timeout_s = parse_duration_s(timeout, name="timeout")
         self.nodes = tuple(
             MemcacheNode(
                 name,
@@ -135,6 +137,11 @@ class Memcached:
     def count(self) -> int:
         """Nodes of the configured list; the others among `nodes` are about to leave."""
         return self._placement.count
+
+    @property
+    def timeout_s(self) -> float:
+        """Time limit of a request."""
+        return self._timeout_s
 
     def node_of(self, key: Key) -> MemcacheNode:
         """The home of a key."""

@@ -303,6 +303,11 @@ class Memcached:
         """Names of the nodes that were reached the last time they were asked, or have not been asked yet."""
         return tuple([name for name, away_s in zip(self.names, self._away_until_s, strict=True) if not away_s])
 
+    @property
+    def timeout_s(self) -> float:
+        """Time limit of a request."""
+        return self._timeout_s
+
     def close(self) -> None:
         """Close the connections that are in the pools; the next request makes new ones."""
         for node in self._nodes:

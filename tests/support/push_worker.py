@@ -1,8 +1,10 @@
-"""A worker process of the push channel's tests: python -m tests.support.push_worker ZONE ADDRESS TTL MODE
+"""A worker process of the push channel's tests: python -m tests.support.push_worker ZONE ADDRESSES TTL MODE
+
+ADDRESSES with a comma between: as many copies of each binding.
 
 Lines on standard output say what it is: "owner" when it runs the channel, "other" when it does not any more, "push"
 and "poll" when the zone's entries are believed and when not. MODE "sit" waits; "hammer" routes user-0..19 over and over
-as long as it lives.
+as long as it lives; "poll" does so without the push channel, with near_ttl NEAR_TTL_S.
 Ends with its standard input.
 """
 
@@ -19,6 +21,7 @@ from fastroute.affinity.base import identity_of
 
 SECRET = b"an identity secret of at least 32 bytes"
 USERS = 20
+NEAR_TTL_S = 0.5
 
 
 def zone_of(name: str) -> Zone:
@@ -31,12 +34,13 @@ def pool_of() -> Pool:
     return Pool("app", [Server(f"10.0.0.{n}:80", name=f"S{n}") for n in range(1, 6)])
 
 
-async def _work(zone_name: str, address: str, ttl_s: float, mode: str) -> None:
+async def _work(zone_name: str, addresses: list[str], ttl_s: float, mode: str) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), loop.call_soon_threadsafe(stop.set)), daemon=True).start()
     with zone_of(zone_name) as zone:
-        store = Memcached([address], timeout="1s")
-        async with store, Affinity(store, ttl=ttl_s, identity_secret=SECRET, zone=zone) as affinity:
+        store = Memcached(addresses, copies=len(addresses), timeout="1s", watch=mode != "poll")
+        near_ttl = NEAR_TTL_S if mode == "poll" else 2
+        async with store, Affinity(store, ttl=ttl_s, near_ttl=near_ttl, identity_secret=SECRET, zone=zone) as affinity:
             router = Router(pool_of(), affinity=affinity, key="cookie:sid")
             owner, push = False, False
             while not stop.is_set():
@@ -48,7 +52,7 @@ async def _work(zone_name: str, address: str, ttl_s: float, mode: str) -> None:
                 if (affinity.statistics.near_mode == "push") != push:
                     push = not push
                     print("push" if push else "poll", flush=True)
-                if mode == "hammer":
+                if mode in ("hammer", "poll"):
                     for n in range(USERS):
                         await router.route(f"user-{n}")
                 with contextlib.suppress(TimeoutError):
@@ -82,4 +86,4 @@ class Worker:
 
 
 if __name__ == "__main__":
-    asyncio.run(_work(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4]))
+    asyncio.run(_work(sys.argv[1], sys.argv[2].split(","), float(sys.argv[3]), sys.argv[4]))

@@ -29,6 +29,8 @@ def servers(*numbers: int) -> list[Server]:
 class Store:
     """The part of fastroute.Memcached that the affinity uses, over one dict; answers come when the gate is open."""
 
+    timeout_s = 0.05
+
     def __init__(self) -> None:
         self.values: dict[bytes, tuple[bytes, int]] = {}
         self.counter = 0

@@ -377,19 +377,13 @@ def test_verification_slides_the_home_and_says_so_to_no_other_node(replica):
     assert one.asked == [Lookup(1800, 0)]
 
 
-def test_copies_are_touched_once_per_quarter_of_the_ttl(replica):
-    one = replica(pool_of(1))
-    assert one._followers_due(one.fingerprint)
-    assert not one._followers_due(one.fingerprint)
-    one.clock.advance(1800 / 4 * 1.11)
-    assert one._followers_due(one.fingerprint)
-
-
 # ---- release
 
 
 class Node:
     """A store of one node that answers everything alike."""
+
+    timeout_s = 0.05
 
     def __init__(self, status: int) -> None:
         self.reply = make_reply(status)
