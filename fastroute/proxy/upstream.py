@@ -43,7 +43,7 @@ async def open_upstream(line: ServerLine, timeout_s: float, reach: Reach = PLAIN
 
     Raises:
         ConnectTimeout: the limit passed.
-        ConnectError: refused, unreachable, or no such name; phase "handshake": no TLS, or a certificate that does not do.
+        ConnectError: refused, unreachable, or no such name; phase "handshake": no TLS, or not the right certificate.
     """
     loop = asyncio.get_running_loop()
     server = line.server
