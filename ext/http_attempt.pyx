@@ -129,7 +129,7 @@ cdef class Attempt(Reading):
             self.answer(200, not self.request_complete)
             return 0
         how.trusted = self.trusted
-        how.tls = 0
+        how.tls = terms.tls
         how.upgrade = self.upgrades = head.upgrade
         how.peer = <const uint8_t *>PyBytes_AS_STRING(self.peer)
         how.peer_size = PyBytes_GET_SIZE(self.peer)

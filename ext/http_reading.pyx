@@ -200,12 +200,12 @@ cdef class Reading(Sink):
         if self.closed:
             return None
         if self.state == FR_READ_HOLD:  # a half-close: the answer is still wanted
-            return True
+            return not self.tls or None
         if self.state == FR_READ_HEAD and self.kept.size:
             self.refuse_head(400)
         elif self.state == FR_READ_BODY:
             self.cut_short()
         elif self.state == FR_READ_TUNNEL:
             self.half_closed()
-            return None if self.closed else True
+            return None if self.closed or self.tls else True
         return None

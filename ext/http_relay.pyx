@@ -64,6 +64,26 @@ cdef class Relay(Terms):
         """A Downstream for one new connection: what create_server takes as its factory."""
         return Downstream(self)
 
+    def turns_away(self, address, Py_ssize_t waiting, Py_ssize_t of_address):
+        """Is there no place for one more connection? Then it is counted as over the limit.
+
+        Args:
+            address: of the peer, as text; None: it has none.
+            waiting, of_address: connections accepted but not made yet, in all and from there.
+        """
+        if self.connections_max and len(self.connections) + waiting >= self.connections_max:
+            self.engine.counts.limit_connections += 1
+            return True
+        if not self.connections_per_client or address is None:
+            return False
+        text = _plain(address)
+        if self.trusts is not None and self.trusts(text):
+            return False
+        if self.clients.get(text.encode("ascii", "replace"), 0) + of_address >= self.connections_per_client:
+            self.engine.counts.limit_connections_per_client += 1
+            return True
+        return False
+
     def close_idle(self):
         """Close the connections that carry no request."""
         for downstream in list(self.connections):
@@ -73,6 +93,13 @@ cdef class Relay(Terms):
         """Close every connection now."""
         for downstream in list(self.connections):
             (<Downstream>downstream).abort(False)
+
+
+cdef str _plain(str address):
+    """An address as it is forwarded and counted: IPv4 as such, no zone."""
+    if address.startswith("::ffff:"):
+        address = address[7:]
+    return address.partition("%")[0]
 
 
 cdef class Downstream(Attempt):
@@ -192,7 +219,8 @@ cdef class Downstream(Attempt):
             self.close()
             return
         try:
-            self.transport.write_eof()
+            if not self.tls:  # which cannot end one side alone
+                self.transport.write_eof()
             self.unhold()
         except Exception:
             self.abort(False)
@@ -389,10 +417,8 @@ cdef class Downstream(Attempt):
         relay.gauges.open += 1
         relay.connections.add(self)
         name = transport.get_extra_info("peername")
-        text = name[0] if isinstance(name, tuple) else "unix:"
-        if text.startswith("::ffff:"):
-            text = text[7:]
-        self.peer = text.partition("%")[0].encode("ascii", "replace")
+        text = _plain(name[0]) if isinstance(name, tuple) else "unix:"
+        self.peer = text.encode("ascii", "replace")
         self.trusted = relay.trusts is not None and relay.trusts(text)
         self.keep = self.client_keeps = self.request_complete = True
         if relay.connections_max and <uint32_t>len(relay.connections) > relay.connections_max:
@@ -455,10 +481,12 @@ cdef class Downstream(Attempt):
                 self.engine.counts.timeout_idle += 1
                 self.close()
         elif self.state == FR_READ_DISCARD:
-            if self.stalled():
-                self.abort(False)
-            else:
+            if not self.stalled():
                 self.arm(LINGER_MS)
+            elif self.tls and self.unsent() == 0:
+                self.close()
+            else:
+                self.abort(False)
         elif self.state == FR_READ_TUNNEL:
             if self.writing_paused and not self.stalled():
                 self.arm(self.relay.tunnel_ms)

@@ -27,11 +27,12 @@ cdef class Terms:
         attempts: beyond the first, per request.
         trusts: callable address -> bool for peers whose forwarded fields count, or None.
         debug: responses say X-Fastroute.
+        tls: clients come over TLS.
         row, column: where the listener's connections are counted for others to read; None: nowhere.
     """
 
     def __init__(self, Engine engine, Lines lines, Router router, slow, Sticky sticky not None, Waiting waiting not None, *,
-                 limits, timeouts, attempts, trusts=None, debug=False, Row row=None, column=0):
+                 limits, timeouts, attempts, trusts=None, debug=False, tls=False, Row row=None, column=0):
         self.engine, self.lines, self.router, self.pool, self.slow = engine, lines, router, router.pool, slow
         self.sticky, self.waiting = sticky, waiting
         self.limits.request_line_bytes = limits.request_line_bytes
@@ -48,6 +49,6 @@ cdef class Terms:
         self.total_ms = <uint64_t>(timeouts.total_s * 1000)
         self.rate_bytes, self.rate_grace_ms = limits.min_rate_bytes, <uint64_t>(timeouts.min_rate_grace_s * 1000)
         self.attempts_max = min(attempts, 7)
-        self.trusts, self.debug = trusts, debug
+        self.trusts, self.debug, self.tls = trusts, debug, tls
         self.counted, self.row = lines.counted, row
         self.gauges = &self.own_gauges if row is None else row.listener(column)

@@ -297,6 +297,10 @@ cdef class Upstream(Wire):
 
     def connection_made(self, transport):
         self.attach(transport)
+        self.peek_fd = self.fd
+        if self.tls:
+            sock = transport.get_extra_info("socket")
+            self.peek_fd = -1 if sock is None else sock.fileno()
         self.engine.counts.upstream_open += 1
 
     def data_received(self, data):
@@ -321,7 +325,7 @@ cdef class Upstream(Wire):
             return None
         if self.state == STATE_TUNNEL:
             self.sink.on_half_close()
-            return None if self.closed else True
+            return None if self.closed or self.tls else True
         if self.state == STATE_UNTIL_CLOSE:
             self._finish(False)
         elif self.state == STATE_HEAD:
@@ -394,8 +398,8 @@ cdef class ServerLine:
             upstream = <Upstream>self.idle.pop()
             if upstream.closed or upstream.eof:
                 continue
-            if careful and upstream.fd >= 0:
-                got = recv(upstream.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT)
+            if careful and upstream.peek_fd >= 0:
+                got = recv(upstream.peek_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT)
                 if got >= 0 or (errno != EAGAIN and errno != EINTR):
                     upstream.abort(False)
                     continue

@@ -144,6 +144,11 @@ cdef class Engine:
         """From now on every answer ends its connection."""
         self.draining = True
 
+    def count_handshake(self, bint ok):
+        """A client's TLS handshake is over."""
+        self.counts.handshakes += ok
+        self.counts.handshakes_failed += not ok
+
     @property
     def upstream_open(self):
         """Connections to servers that are open now."""
@@ -201,6 +206,7 @@ cdef dict _named(const fr_counts *c, const fr_counts *living):
         "upstream_connect_failures": c.upstream_connect_failures,
         "upstream_reused": c.upstream_reused,
         "upstream_open": living.upstream_open,
+        "handshakes": {"ok": c.handshakes, "failed": c.handshakes_failed},
     }
 
 
@@ -234,7 +240,8 @@ cdef class Wire:
     cdef int attach(self, object transport) except -1:
         self.transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        if transport.get_extra_info("ssl_object") is None:
+        self.tls = transport.get_extra_info("ssl_object") is not None
+        if not self.tls:
             sock = transport.get_extra_info("socket")
             if sock is not None:
                 self.fd = sock.fileno()

@@ -67,7 +67,7 @@ class UpstreamError(FastrouteError):
 
     Attributes:
         server: the server's name.
-        phase: "connect", "send", "response" or "body".
+        phase: "connect", "handshake" (TLS), "send", "response" or "body".
         retryable: True when another attempt cannot execute the request twice.
     """
 

@@ -25,6 +25,7 @@ cdef class Terms:
     cdef uint32_t requests_per_connection, connections_max, connections_per_client
     cdef int attempts_max
     cdef bint debug
+    cdef bint tls                       # clients came over TLS
     cdef fr_board_pool *counted         # where the pool's requests are counted: lines.counted
     cdef fr_board_listener *gauges      # own_gauges, or in a board's row
     cdef fr_board_listener own_gauges

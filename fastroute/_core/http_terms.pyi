@@ -37,6 +37,7 @@ class Terms:
         attempts: int,
         trusts: Callable[[str], bool] | None = None,
         debug: bool = False,
+        tls: bool = False,
         row: Row | None = None,
         column: int = 0,
     ) -> None: ...

@@ -55,6 +55,7 @@ cdef class Upstream(Wire):
     cdef fr_chunked chunked
     cdef uint64_t left
     cdef int state, interim
+    cdef int peek_fd                    # to look whether the server has closed it; -1: there is none
     cdef bint is_head, reused, keep_alive, request_complete, got_bytes
     cdef bint deaf                      # a send failed: the server takes no more of the request
     # Start an exchange. -1: the connection was found dead and nothing was sent.

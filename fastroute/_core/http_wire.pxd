@@ -82,6 +82,8 @@ ctypedef struct fr_counts:
     uint64_t upstream_connect_failures
     uint64_t upstream_reused
     uint64_t upstream_open              # open now
+    uint64_t handshakes                 # of clients, over TLS
+    uint64_t handshakes_failed
 
 @cython.final
 cdef class Engine:
@@ -117,6 +119,7 @@ cdef class Wire:
     cdef bint closed                    # no more sends: close or abort was asked for, or the connection is gone
     cdef bint eof                       # the peer sends no more
     cdef uint64_t written               # bytes given to put and put_bytes
+    cdef bint tls                       # no half-close: whoever ends its side ends the connection
     cdef Py_ssize_t unsent_before       # at the last look of stalled()
     cdef int attach(self, object transport) except -1
     # Send a copy; 0 = taken, -1 = the connection is gone and none of these bytes was taken.

@@ -487,7 +487,11 @@ def build(struct: type[msgspec.Struct], table: Any) -> Any:
     """
     if not isinstance(table, Mapping):
         raise Mistake(f"found {show(table)}; accepted: a table", whole=True)
-    fields = {info.encode_name: info for info in msgspec.structs.fields(struct)}
+    fields = {
+        info.encode_name: info
+        for info in msgspec.structs.fields(struct)
+        if any(isinstance(note, Kind) for note in getattr(info.type, "__metadata__", ()))
+    }  # without a kind: filled in when loaded
     values: dict[str, Any] = {}
     for key, value in table.items():
         info = fields.get(key)

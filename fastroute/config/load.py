@@ -21,6 +21,7 @@ from fastroute.config.kinds import Address, ListOf, Mistake, build, quote
 from fastroute.config.locate import Path, line_of
 from fastroute.config.schema import AdminConfig, Config, Secret, ZoneConfig
 from fastroute.config.secrets import resolve_secret
+from fastroute.config.tls import digests
 from fastroute.errors import ConfigError, UsageError
 
 __all__ = ["FILE_BYTES_MAX", "Loaded", "load", "loads"]
@@ -149,9 +150,25 @@ def _resolve(raw: Config, environment: Mapping[str, str] | None) -> Config:
     if admin is not None:
         tokens = {key: _token(key, getattr(admin, key), environment) for key in ("token", "read_token")}
         admin = msgspec.structs.replace(admin, **tokens)
-    return msgspec.structs.replace(
+    resolved = msgspec.structs.replace(
         raw, secret=tuple(ring), identity_secret=identity, zone=zone, workers=workers, store=store, admin=admin
     )
+    return msgspec.structs.replace(
+        resolved,
+        listeners=_with_files("listeners", resolved.listeners),
+        pools=_with_files("pools", resolved.pools),
+    )
+
+
+def _with_files(section: str, sections: dict[str, Any]) -> dict[str, Any]:
+    """Listeners or pools, knowing what their certificates' files hold."""
+    found = {}
+    for name, one in sections.items():
+        try:
+            found[name] = one if one.tls is None else msgspec.structs.replace(one, tls=digests(one.tls))
+        except Mistake as mistake:
+            raise mistake.below(section, name, "tls") from None
+    return found
 
 
 def _token(key: str, source: object, environment: Mapping[str, str] | None) -> Secret | None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from fastroute._core.dialects import build_ring, check_options
 from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
 from fastroute.config.schema import Config, PoolConfig, StoreConfig
+from fastroute.config.tls import tls_mistakes
 from fastroute.errors import UsageError
 from fastroute.model import Server, parse_address
 from fastroute.routing.keys import ACCEPTED
@@ -41,6 +42,10 @@ def mistakes(config: Config) -> Iterator[Finding]:
     for name, pool in config.pools.items():
         for path, message in _pool_mistakes(pool):
             yield ("pools", name, *path), message
+    for section, many in (("listeners", config.listeners), ("pools", config.pools)):
+        for name, one in many.items():
+            for path, message in tls_mistakes(one.tls) if one.tls is not None else ():
+                yield (section, name, "tls", *path), message
     if config.store is not None:
         for path, message in _store_mistakes(config.store):
             yield ("store", *path), message

@@ -38,6 +38,7 @@ from fastroute.config.kinds import (
     Whole,
     Workers,
 )
+from fastroute.config.tls import CertificatePair, ListenerTls, PoolTls
 from fastroute.model import WEIGHT_MAX, Server, parse_address
 from fastroute.routing.keys import KeyRule
 
@@ -45,16 +46,19 @@ __all__ = [
     "AccessLogConfig",
     "AdminConfig",
     "CacheConfig",
+    "CertificatePair",
     "Config",
     "CookieConfig",
     "KeyRule",
     "ListenerConfig",
     "ListenerLimits",
     "ListenerTimeouts",
+    "ListenerTls",
     "OutlierConfig",
     "PoolConfig",
     "PoolLimits",
     "PoolTimeouts",
+    "PoolTls",
     "ProbeConfig",
     "RetryConfig",
     "Secret",
@@ -162,7 +166,8 @@ class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     routes: Annotated[tuple[Any, ...], Later(([],)), ListOf(Text())] = ()
     trusted_proxies: Annotated[tuple[str, ...], ListOf(Network())] = ()
     proxy_protocol: Annotated[bool, Later((False,)), Flag()] = False
-    tls: Annotated[Any, Later(), Text()] = None
+    tls: Annotated[ListenerTls | None, Section(ListenerTls)] = None
+    """Clients speak TLS; nothing else is understood."""
     limits: Annotated[ListenerLimits, Section(ListenerLimits)] = ListenerLimits()
     timeouts: Annotated[ListenerTimeouts, Section(ListenerTimeouts)] = ListenerTimeouts()
 
@@ -296,6 +301,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     servers: Annotated[tuple[ServerConfig, ...], ListOf(Section(ServerConfig), minimum=1, maximum=65_000)]
     """A slot is 16 bits, FR_NO_SLOT left out (ext/fr_base.h)."""
     sticky: Annotated[StickyConfig | None, Section(StickyConfig)] = None
+    tls: Annotated[PoolTls | None, Section(PoolTls)] = None
+    """Servers speak TLS."""
     timeouts: Annotated[PoolTimeouts, Section(PoolTimeouts)] = PoolTimeouts()
     limits: Annotated[PoolLimits, Section(PoolLimits)] = PoolLimits()
     retry: Annotated[RetryConfig, Section(RetryConfig)] = RetryConfig()

@@ -166,6 +166,9 @@ def _replica(out: Page, figures: Figures) -> None:
     out.sample(engine["downstream_accepted"])
     out.family("fastroute_downstream_aborts_total", "counter", "Requests whose client left before the answer ended.")
     out.sample(engine["aborted_by_client"])
+    out.family("fastroute_tls_handshakes_total", "counter", "Clients' TLS handshakes, by outcome.")
+    for outcome, count in engine["handshakes"].items():
+        out.sample(count, outcome=outcome)
     out.family("fastroute_responses_truncated_total", "counter", "Responses cut off because the server failed midway.")
     out.sample(engine["truncated"])
     out.family("fastroute_upstream_connections", "gauge", "Connections to servers that are open.")

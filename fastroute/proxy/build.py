@@ -30,6 +30,8 @@ from fastroute.health.outlier import Outliers
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.listener import trust_of
 from fastroute.proxy.seat import Seat
+from fastroute.proxy.tls import upstream_context
+from fastroute.proxy.upstream import Reach
 from fastroute.session.cookie import cookie_codec, mark_key
 
 if TYPE_CHECKING:
@@ -233,7 +235,15 @@ async def _open_pool(
     )
     names = {codec.server_digest(server.name): server.name for server in pool.servers} if codec else {}
     at_once = isinstance(affinity, Affinity) and affinity.store is None
-    slow = SlowPath(router, lines, names=names, connect_s=of.timeouts.connect_s, at_once=at_once, outliers=outliers)
+    slow = SlowPath(
+        router,
+        lines,
+        names=names,
+        connect_s=of.timeouts.connect_s,
+        at_once=at_once,
+        outliers=outliers,
+        reach=Reach(upstream_context(of.tls), of.tls.server_name) if of.tls else Reach(),
+    )
     parts.stack.push_async_callback(slow.aclose)
     return PoolParts(of, pool, router, lines, slow, waiting, codec, tally, affinity if sticky else None)
 
@@ -256,7 +266,7 @@ def make_relay(
             term_random_bits=TERM_RANDOM_BITS,
             mark_key=mark_key(identity_of(config.identity_secret, config.fleet), config.fleet, parts.pool.name),
             ttl_s=sticky.ttl_s if sticky else 0,
-            cookie_attributes=_cookie_attributes(sticky) if sticky else "",
+            cookie_attributes=_cookie_attributes(sticky, listener.tls is not None) if sticky else "",
         ),
         parts.waiting,
         limits=listener.limits,
@@ -264,6 +274,7 @@ def make_relay(
         attempts=parts.config.retry.attempts,
         trusts=trust_of(listener.trusted_proxies),
         debug=config.debug_headers,
+        tls=listener.tls is not None,
         row=seat.row,
         column=column,
     )
@@ -287,11 +298,11 @@ def _rules(of: PoolConfig) -> list[tuple[str, str]]:
     return [(one.kind, one.name) for one in rule.each]
 
 
-def _cookie_attributes(sticky: StickyConfig) -> str:
+def _cookie_attributes(sticky: StickyConfig, tls: bool) -> str:
     cookie = sticky.cookie
     text = f"; Path=/; HttpOnly; SameSite={cookie.same_site}"
     if cookie.domain:
         text += f"; Domain={cookie.domain}"
-    if cookie.secure == "always":
+    if cookie.secure == "always" or (cookie.secure == "auto" and tls):
         text += "; Secure"
     return text

@@ -23,7 +23,7 @@ from fastroute._core.selection import Selection
 from fastroute.errors import ConnectError, ConnectTimeout, NoServerAvailable
 from fastroute.health.outlier import Outliers
 from fastroute.health.passive import Passive
-from fastroute.proxy.upstream import open_upstream
+from fastroute.proxy.upstream import PLAIN, Reach, open_upstream
 
 __all__ = ["SlowPath"]
 
@@ -71,6 +71,7 @@ class SlowPath:
         at_once: the affinity hardly ever waits (there is no store): run its answer in the request's own callback, and
             make a task only if it does wait. A task costs as much as a proxied request.
         outliers: who is ejected for failing in a row, and for how long; None: nobody.
+        reach: what a connection to a server begins with.
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class SlowPath:
         connect_s: float,
         at_once: bool = False,
         outliers: Outliers | None = None,
+        reach: Reach = PLAIN,
     ) -> None:
-        self._at_once = at_once
+        self._at_once, self._reach = at_once, reach
         self._router, self._lines, self._names, self._connect_s = router, lines, names, connect_s
         self._pool = router.pool
         self._passive, self._outliers = Passive(), outliers
@@ -182,7 +184,7 @@ class SlowPath:
     async def _connect(self, request: Attempt, epoch: int, line: ServerLine) -> None:
         self._lines.count_connect()
         try:
-            upstream = await open_upstream(line, self._connect_s)
+            upstream = await open_upstream(line, self._connect_s, self._reach)
         except ConnectError as error:
             self._lines.count_connect_failure(isinstance(error, ConnectTimeout))
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in OWN_ERRORS:

@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastroute._core.http_relay import Relay
+from fastroute.config.schema import ListenerConfig
+from fastroute.proxy.door import Door
 from fastroute.proxy.sockets import BACKLOG
+from fastroute.proxy.tls import downstream_context
 
 __all__ = ["Listener", "trust_of"]
 
@@ -43,12 +46,19 @@ class Listener:
         name: as configured.
         relay: makes its connections.
         sockets: bound and listening; closed with the listener.
+        config: whether its connections begin with a handshake.
     """
 
-    def __init__(self, name: str, relay: Relay, sockets: list[socket.socket]) -> None:
+    def __init__(self, name: str, relay: Relay, sockets: list[socket.socket], config: ListenerConfig) -> None:
         self.name, self.relay = name, relay
-        self._sockets = sockets
+        self._sockets, self._config = sockets, config
         self._servers: list[asyncio.AbstractServer] = []
+        self._doors: list[Door] = []
+
+    @property
+    def busy(self) -> bool:
+        """Is a connection open, or about to be?"""
+        return bool(self.relay.connections) or any(door.waiting for door in self._doors)
 
     def addresses(self) -> list[tuple[str, int] | str]:
         """(host, port) of each TCP socket, the path of each unix socket."""
@@ -62,6 +72,10 @@ class Listener:
         """Accept from now on."""
         loop = asyncio.get_running_loop()
         for one in self._sockets:
+            if self._config.tls is not None:
+                self._doors.append(self._door(one))
+                self._doors[-1].open()
+                continue
             if one.family == socket.AF_UNIX:
                 # The path belongs to whoever bound it, and other workers accept on it: from 3.13 on, event loops would
                 # remove it when this one stops.
@@ -71,8 +85,28 @@ class Listener:
                 server = await loop.create_server(self.relay.make, sock=one, backlog=BACKLOG)
             self._servers.append(server)
 
+    def _door(self, one: socket.socket) -> Door:
+        assert self._config.tls is not None
+        return Door(
+            one,
+            self.relay.make,
+            self.relay.turns_away,
+            context=downstream_context(self._config.tls, http=self._config.protocol == "http"),
+            limit_s=self._config.timeouts.head_s,
+            counts=self.relay.engine,
+        )
+
     def stop_accepting(self) -> None:
         """Refuse new connections; those that are open go on."""
         for server in self._servers:
             server.close()
         self._servers.clear()
+        for door in self._doors:
+            door.shut()
+
+    async def abort(self) -> None:
+        """Close every connection now."""
+        self.stop_accepting()
+        for door in self._doors:
+            await door.abort()
+        self.relay.abort()

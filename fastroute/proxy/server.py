@@ -84,7 +84,7 @@ class Proxy:
             for name, listener in self._config.listeners.items():
                 parts, column = self._parts.pools[listener.pool], self._seat.columns.listeners[name]
                 relay = make_relay(self._config, listener, parts, engine, self._seat, column)
-                self._listeners.append(Listener(name, relay, list(sockets[name])))
+                self._listeners.append(Listener(name, relay, list(sockets[name]), listener))
             for ready in self._listeners:
                 await ready.start()
                 self._addresses[ready.name] = ready.addresses()
@@ -120,7 +120,7 @@ class Proxy:
             if loop.time() >= idle_until_s:
                 for listener in self._listeners:
                     listener.relay.close_idle()
-            if not any(listener.relay.connections for listener in self._listeners) or loop.time() >= end_s:
+            if not any(listener.busy for listener in self._listeners) or loop.time() >= end_s:
                 break
             await asyncio.sleep(min(DRAIN_LOOK_S, max(0.0, end_s - loop.time())))
         await self.aclose()
@@ -128,8 +128,7 @@ class Proxy:
     async def aclose(self) -> None:
         """Close everything now. Safe to call again."""
         for listener in self._listeners:
-            listener.stop_accepting()
-            listener.relay.abort()
+            await listener.abort()
         self._seat.accept(False)
         self._seat.stop()
         if self._parts is not None:

@@ -33,6 +33,7 @@ from fastroute.errors import FastrouteError
 from fastroute.metrics.layout import Columns, Ledger, make_board
 from fastroute.proxy.seat import Seat
 from fastroute.proxy.sockets import Sockets, close_dropped, close_socket, lend, open_sockets
+from fastroute.proxy.tls import keep_contexts
 from fastroute.proxy.worker import READY, MakeProxy, die_with_parent, drain_s, run_worker
 
 RESTART_DELAY_MIN_S = 0.05
@@ -142,6 +143,7 @@ class Supervisor:
         loaded = self._loaded
         self._warn(loaded)
         _raise_file_limit()
+        keep_contexts(loaded.config)
         sockets = open_sockets(loaded.config)
         if self._admin is not None:
             self._board = make_board(loaded.config)
@@ -392,6 +394,7 @@ class Supervisor:
             if old is not None:
                 self._tell_to_stop(old)
                 close_dropped(old.sockets, self._current.sockets)
+                keep_contexts(self._current.config)
             done = f"{self._current.config.workers} workers run the new configuration"
             log.info("reload done: %s", done)
             self._note_reload(True, done)
@@ -412,6 +415,7 @@ class Supervisor:
                 log.info("reload: nothing has changed")
                 self._note_reload(True, "nothing has changed")
                 return
+            keep_contexts(self._current.config, loaded.config)
             self._warn(loaded)
             sockets = open_sockets(loaded.config, self._current.sockets)
         except FastrouteError as error:

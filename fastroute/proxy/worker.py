@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from fastroute.config.schema import Config
 from fastroute.errors import FastrouteError
 from fastroute.proxy.seat import Seat
+from fastroute.proxy.tls import quiet_hook
 
 READY = b"+"
 """What the worker writes when every listener accepts."""
@@ -112,6 +113,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
+    sys.unraisablehook = quiet_hook(sys.unraisablehook)
     loop.add_reader(lifeline_fd, _supervisor_is_gone)
     proxy = make(config, sockets=sockets) if seat is None else make(config, sockets=sockets, seat=seat)
     try:

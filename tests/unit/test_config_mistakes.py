@@ -247,7 +247,6 @@ LATER = [
     ('pool = "app"', 'pool = "app"\nroutes = [{ host = "a" }]'),
     ('pool = "app"', 'pool = "app"\nproxy_protocol = true'),
     ('pool = "app"', 'pool = "app"\nprotocol = "tcp"'),
-    ('pool = "app"', 'pool = "app"\ntls = { certificate = "c", key = "k" }'),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),
     ("[store]", "[cache]\nenabled = true\n[store]"),
     ("[store]", '[access_log]\nformat = "json"\n[store]'),
