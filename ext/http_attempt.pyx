@@ -16,8 +16,8 @@ Rules of this file:
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memset
 
 from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
 from fastroute._core.board cimport FR_WHY_NEAR, FR_WHY_OTHER, FR_WHY_POLICY, fr_observe
@@ -38,6 +38,8 @@ from fastroute._core.http_reading cimport (
     FR_PHASE_CONNECTING, FR_PHASE_GATHERING, FR_PHASE_NONE, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, FR_READ_TUNNEL, Reading
 )
 from fastroute._core.http_sticky cimport FR_FROM_INSERT
+from fastroute._core.http_route cimport Route
+from fastroute._core.http_routes cimport Networks, fr_network
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Upstream
 from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear, fr_out_free, fr_out_put
@@ -56,6 +58,10 @@ cdef extern from "fr_forward.h" nogil:
         int upgrade
     void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how) noexcept
     int fr_max_forwards(const uint8_t *data, const fr_head *head) noexcept
+
+cdef extern from "fr_forwarded.h" nogil:
+    enum: INET6_ADDRSTRLEN
+    size_t fr_forwarded_client(const uint8_t *data, const fr_head *head, const fr_network *trusted, uint32_t trusted_count, int by_forwarded, char *text) noexcept
 
 # As fastroute._core.http_sticky.JSON_BYTES_MAX.
 cdef uint64_t JSON_BYTES_MAX = 64 << 10
@@ -94,6 +100,12 @@ cdef class Attempt(Reading):
         cdef fr_out *out = &self.engine.out
         cdef fr_forward_request how
         cdef Py_ssize_t used = 0
+        cdef Route route = self.terms.route
+        if self.trusted:
+            self._find_client(data, head)
+        if terms.table is not None:
+            route = terms.route_of(data, head, self.client)
+        self.route = route
         self.epoch += 1
         self.served += 1
         self.engine.counts.requests += 1
@@ -109,9 +121,9 @@ cdef class Attempt(Reading):
         self.head_sent = self.head_flushed = self.refreshed = self.admitted = False
         self.queue_until_ms = 0
         self.continued = self.binding.wants_body = False
-        if not self.active:
+        if not self.active and route.lines is not None:
             self.active = True
-            terms.lines.active += 1
+            route.lines.active += 1
         self.binding.has_token = self.binding.fresh_token = self.binding.touch = self.binding.bound = self.binding.hint = False
         self.binding.old_key = self.binding.news = False
         self.selection = None
@@ -121,6 +133,9 @@ cdef class Attempt(Reading):
         self.body_bytes = 0
         self.request_complete = head.body == FR_BODY_NONE or (head.body == FR_BODY_LENGTH and head.content_length == 0)
         self.state = FR_READ_HOLD if self.request_complete else FR_READ_BODY
+        if route.lines is None:
+            self.answer(404, not self.request_complete)
+            return 0
         if head.body == FR_BODY_LENGTH and terms.body_bytes_max and head.content_length > terms.body_bytes_max:
             self.engine.counts.limit_body += 1
             self.refuse(413)
@@ -133,7 +148,7 @@ cdef class Attempt(Reading):
         how.upgrade = self.upgrades = head.upgrade
         how.peer = <const uint8_t *>PyBytes_AS_STRING(self.peer)
         how.peer_size = PyBytes_GET_SIZE(self.peer)
-        how.cookie = terms.sticky.own_cookie(&how.cookie_size)
+        how.cookie = route.sticky.own_cookie(&how.cookie_size)
         fr_out_clear(out)
         fr_write_request(out, data, head, &how)
         self.head_bytes = out.size
@@ -162,19 +177,28 @@ cdef class Attempt(Reading):
         self.request = None
         self.up.more(data, size, last)
 
+    cdef void _find_client(self, const uint8_t *data, const fr_head *head) noexcept:
+        cdef char text[INET6_ADDRSTRLEN]
+        cdef Networks trusts = self.terms.trusts
+        cdef size_t size = fr_forwarded_client(data, head, trusts.items, trusts.count, self.terms.forwarded, text)
+        if size == 0:
+            self.client = self.peer
+        elif <size_t>PyBytes_GET_SIZE(self.client) != size or memcmp(PyBytes_AS_STRING(self.client), text, size) != 0:
+            self.client = PyBytes_FromStringAndSize(text, size)
+
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept:
         """Find the request's key, and its server if that is known near."""
-        cdef Terms terms = self.terms
+        cdef Route route = self.route
         cdef const uint8_t *key = NULL
         cdef Py_ssize_t size
         self.key = None
         self.reason = REASON_POLICY
-        size = terms.sticky.find(data, head, self.peer, self.trusted, &self.binding, &key)
+        size = route.sticky.find(data, head, self.client, &self.binding, &key)
         if size:
             self.key = PyBytes_FromStringAndSize(<const char *>key, size)
-        elif terms.sticky.kind == FR_FROM_INSERT:
+        elif route.sticky.kind == FR_FROM_INSERT:
             # A client without a usable cookie of ours: the policy decides, and the cookie is the binding's first form.
-            terms.sticky.invent(&self.binding)
+            route.sticky.invent(&self.binding)
         if self.binding.wants_body:
             self._gather()
         else:
@@ -211,7 +235,7 @@ cdef class Attempt(Reading):
                     fr_out_put(&plain, body + run_at, run_size)
                 body, size = plain.data, plain.size
             if 0 < size <= <Py_ssize_t>JSON_BYTES_MAX:
-                size = self.terms.sticky.find_in_json(body, size, &key)
+                size = self.route.sticky.find_in_json(body, size, &key)
                 if size > 0:
                     self.key = PyBytes_FromStringAndSize(<const char *>key, size)
                     self.binding.rule = -1
@@ -224,23 +248,23 @@ cdef class Attempt(Reading):
 
     cdef void _choose(self) noexcept:
         """The server of the request's key, near or asked for; without a key the policy's."""
-        cdef Terms terms = self.terms
+        cdef Route route = self.route
         cdef const uint8_t *key = NULL
         cdef Py_ssize_t size = 0
         cdef fr_near near
         cdef int status, slot
         if self.binding.fresh_token:
-            slot = terms.pool.pick(NULL, 0)
+            slot = route.pool.pick(NULL, 0)
             if slot < 0:
                 self._nobody()
                 return
-            if terms.pool.panicking:
+            if route.pool.panicking:
                 self.reason = REASON_PANIC
             self._go(slot)
             return
         if self.key is not None:
             key, size = <const uint8_t *>PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key)
-        status = terms.router.near(key, size, &near)
+        status = route.router.near(key, size, &near)
         if status == FR_NEAR_NONE:
             self._nobody()
         elif status == FR_NEAR_MISS or (status == FR_NEAR_HIT and self.binding.hint and near.term == self.binding.token.term
@@ -248,7 +272,7 @@ cdef class Attempt(Reading):
             if not self._wait(FR_PHASE_ROUTING):
                 return
             try:
-                terms.slow.route(self, self.epoch, self.key,
+                route.slow.route(self, self.epoch, self.key,
                                  (self.binding.token.server_digest, self.binding.token.term, self.binding.token.generation)
                                  if self.binding.hint else None)
             except Exception:
@@ -259,7 +283,7 @@ cdef class Attempt(Reading):
                 self.binding.bound = True
                 self.binding.touch = self.binding.news = near.wants_touch
                 self.reason = REASON_NEAR
-            elif terms.pool.panicking:
+            elif route.pool.panicking:
                 self.reason = REASON_PANIC
             self._go(near.slot)
 
@@ -267,7 +291,7 @@ cdef class Attempt(Reading):
         """No server takes the request now: wait, if one would have it were it not full."""
         cdef bint full = False
         try:
-            full = self.terms.slow.full()
+            full = self.route.slow.full()
         except Exception as error:
             self.report(error)
         if full:
@@ -282,9 +306,9 @@ cdef class Attempt(Reading):
         if not self._wait(FR_PHASE_QUEUED):
             return
         if not again:
-            self.queue_until_ms = self.engine.now_ms() + self.terms.waiting.time_ms
+            self.queue_until_ms = self.engine.now_ms() + self.route.waiting.time_ms
         try:
-            self.terms.waiting.join(self, slot, self.queue_until_ms, again)
+            self.route.waiting.join(self, slot, self.queue_until_ms, again)
         except Exception as error:
             self.unexpected(error)
 
@@ -306,13 +330,13 @@ cdef class Attempt(Reading):
         if self.begun_ns == 0:
             self.begun_ns = fr_now_ns()
         if not self.waiting:
-            if self.terms.lines.pending >= self.terms.lines.pending_max > 0:
+            if self.route.lines.pending >= self.route.lines.pending_max > 0:
                 self.engine.counts.limit_pending += 1
                 self.count_out(False)  # no fault of the server's
                 self.answer(503, not self.request_complete)
                 return False
             self.waiting = True
-            self.terms.lines.pending += 1
+            self.route.lines.pending += 1
         if not self.request_complete:
             self.hold()
             self.disarm()
@@ -321,21 +345,21 @@ cdef class Attempt(Reading):
     cdef void waited(self) noexcept:
         if self.waiting:
             self.waiting = False
-            self.terms.lines.pending -= 1
+            self.route.lines.pending -= 1
             if self.phase == FR_PHASE_CONNECTING and self.line is not None:
                 self.line.connecting.pop(self, None)
 
     cdef void _go(self, int slot) noexcept:
         """Send the request to the server in this slot, over an idle connection if there is one."""
         cdef Upstream up
-        cdef Terms terms = self.terms
+        cdef Route route = self.route
         self.slot = slot
         try:
-            self.line = terms.lines.line(slot)
-            if self.line.limited and ((not self.admitted and terms.waiting.ahead(slot)) or not terms.pool.has_room(slot)):
+            self.line = route.lines.line(slot)
+            if self.line.limited and ((not self.admitted and route.waiting.ahead(slot)) or not route.pool.has_room(slot)):
                 self._queue(slot if self.binding.bound else -1)
                 return
-            terms.pool.begin(slot)
+            route.pool.begin(slot)
             self.begun = True
             self.started_ns = fr_now_ns()
             if self.begun_ns == 0:
@@ -354,7 +378,7 @@ cdef class Attempt(Reading):
                         return
             if self._wait(FR_PHASE_CONNECTING):
                 self.line.connecting[self] = self.epoch
-                terms.slow.connect(self, self.epoch, self.line)
+                route.slow.connect(self, self.epoch, self.line)
         except Exception as error:
             self.unexpected(error)
 
@@ -365,7 +389,7 @@ cdef class Attempt(Reading):
         if self.binding.touch:
             self.binding.touch = False
             try:
-                self.terms.router.touch_soon(self.key)
+                self.route.router.touch_soon(self.key)
             except Exception as error:
                 self.report(error)
         if up.writing_paused:
@@ -378,54 +402,54 @@ cdef class Attempt(Reading):
     cdef void count_out(self, bint failed) noexcept:
         if self.begun:
             self.begun = False
-            self.terms.pool.end(self.slot, failed, self.latency_ns)
+            self.route.pool.end(self.slot, failed, self.latency_ns)
             self.line.counted.in_flight -= 1
             self.line.counted.failures += failed
-            if self.terms.waiting.count:
-                self.terms.waiting.freed(self.slot)
+            if self.route.waiting.count:
+                self.route.waiting.freed(self.slot)
             if failed:
                 self.suspect()
         self.latency_ns = 0
 
     cdef void suspect(self) noexcept:
-        if self.line is None or self.terms.lines.consecutive_max == 0:
+        if self.line is None or self.route.lines.consecutive_max == 0:
             return
         self.line.failures += 1
-        if self.line.failures < self.terms.lines.consecutive_max:
+        if self.line.failures < self.route.lines.consecutive_max:
             return
         self.line.failures = 0
         try:
-            self.terms.slow.eject(self.line)
+            self.route.slow.eject(self.line)
         except Exception as error:
             self.report(error)
 
     cdef void ended(self) noexcept:
         if self.active:
             self.active = False
-            self.terms.lines.active -= 1
+            self.route.lines.active -= 1
             if self.retrying:
                 self.retrying = False
-                self.terms.lines.retrying -= 1
+                self.route.lines.retrying -= 1
 
     cdef bint _may_retry(self) noexcept:
         """Take a place in the pool's budget of retries, unless this request has one."""
         if self.retrying:
             return True
-        if not self.terms.lines.within_budget():
+        if not self.route.lines.within_budget():
             self.engine.counts.retries_over_budget += 1
             return False
         self.retrying = True
-        self.terms.lines.retrying += 1
+        self.route.lines.retrying += 1
         return True
 
     cdef void count_time(self) noexcept:
         # The clock is not asked again where head and end of the response came in one read.
         if self.begun_ns:
-            fr_observe(&self.terms.counted.duration, (self.head_ns if self.head_ns else fr_now_ns()) - self.begun_ns)
+            fr_observe(&self.route.counted.duration, (self.head_ns if self.head_ns else fr_now_ns()) - self.begun_ns)
             self.begun_ns = 0
 
     cdef void _count_why(self) noexcept:
-        cdef uint64_t *selections = self.terms.counted.selections
+        cdef uint64_t *selections = self.route.counted.selections
         if self.reason is REASON_NEAR:
             selections[FR_WHY_NEAR] += 1
         elif self.reason is REASON_POLICY:
@@ -439,7 +463,7 @@ cdef class Attempt(Reading):
         cdef const uint8_t *key = NULL
         cdef Py_ssize_t size = 0
         cdef int slot
-        if self.attempts >= self.terms.attempts_max:
+        if self.attempts >= self.route.attempts_max:
             self.answer(status, not self.request_complete)
             return
         self.tried[self.tried_count] = <uint16_t>self.slot
@@ -451,16 +475,16 @@ cdef class Attempt(Reading):
             try:
                 selection = self.selection
                 if selection is None:
-                    selection = make_selection(self.terms.pool, self.line.server, self.slot, REASON_NEAR, self.key,
+                    selection = make_selection(self.route.pool, self.line.server, self.slot, REASON_NEAR, self.key,
                                                self.binding.term, self.binding.generation)
                 if self._wait(FR_PHASE_ROUTING):
-                    self.terms.slow.move(self, self.epoch, selection, status == 504)
+                    self.route.slow.move(self, self.epoch, selection, status == 504)
             except Exception as error:
                 self.unexpected(error)
             return
         if self.key is not None:
             key, size = <const uint8_t *>PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key)
-        slot = self.terms.pool.pick_other(key, size, self.tried, self.tried_count)
+        slot = self.route.pool.pick_other(key, size, self.tried, self.tried_count)
         if slot < 0:
             self.engine.counts.retries_failed += 1
             self.answer(status, not self.request_complete)
@@ -482,7 +506,7 @@ cdef class Attempt(Reading):
             if not reused:
                 self.swallowed += 1
             # A fresh connection that ends unanswered may have executed the request: no more often than configured.
-            if self.swallowed <= self.terms.attempts_max and (reused or self._may_retry()):
+            if self.swallowed <= self.route.attempts_max and (reused or self._may_retry()):
                 if not self.refreshed and (reused or self.binding.bound):
                     # The server closed an idle connection as we wrote, or went away: a fresh connection tells which.
                     self.refreshed = True

@@ -20,6 +20,7 @@ from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
 from fastroute._core.http_attempt cimport Attempt
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_UNTIL_CLOSE, fr_head
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
+from fastroute._core.http_route cimport Route
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_watch cimport Watch
 from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out, fr_out_chunk, fr_out_clear, fr_out_put, fr_out_text
@@ -57,7 +58,11 @@ cdef class Relay(Terms):
     def __init__(self, *args, **named):
         Terms.__init__(self, *args, **named)
         self.connections, self.clients = set(), {}
-        if self.total_ms or self.rate_bytes or self.lines.rate_bytes:
+        cdef Route route
+        cdef bint rated = False
+        for route in (self.route, *self.targets):
+            rated = rated or (route.lines is not None and route.lines.rate_bytes != 0)
+        if self.total_ms or self.rate_bytes or rated:
             self.engine.watches.append(Watch(self.connections).look)
 
     def make(self):
@@ -107,6 +112,7 @@ cdef class Downstream(Attempt):
 
     def __init__(self, Relay relay):
         self.relay = self.terms = relay
+        self.route = relay.route
         self.engine = relay.engine
 
     # ---- answers of our own ------------------------------------------------------------------------------------
@@ -130,9 +136,9 @@ cdef class Downstream(Attempt):
         if self.line is not None and (status == 502 or status == 504):
             self.line.counted.responses[5] += 1
         else:
-            self.terms.counted.responses[status // 100] += 1
+            self.route.counted.responses[status // 100] += 1
         if self.attempts or self.refreshed:
-            self.terms.counted.retries[FR_RETRY_FAILED] += 1
+            self.route.counted.retries[FR_RETRY_FAILED] += 1
         self.count_time()
         how.date, how.date_size = self.engine.date, self.engine.date_size
         how.close, how.is_head = not self.keep, self.is_head
@@ -153,6 +159,7 @@ cdef class Downstream(Attempt):
             self.answer(status, True)
 
     cdef void refuse_head(self, int status) noexcept:
+        self.route = self.relay.route
         self.is_head = self.http10 = self.head_sent = self.head_flushed = self.request_complete = False
         self.refuse(status)
 
@@ -240,7 +247,7 @@ cdef class Downstream(Attempt):
         if self.http10 or (self.continued and head.status == 100):
             return
         memset(&how, 0, sizeof(how))
-        how.cookie = self.relay.sticky.own_cookie(&how.cookie_size)
+        how.cookie = self.route.sticky.own_cookie(&how.cookie_size)
         self.engine.counts.cookie_overwritten += fr_write_response(&self.engine.out, data, head, &how)
         fr_out_text(&self.engine.out, b"\r\n")
 
@@ -256,7 +263,7 @@ cdef class Downstream(Attempt):
         self.engine.counts.responses[code] += 1
         self.line.counted.responses[code] += 1
         if self.attempts or self.refreshed:
-            self.terms.counted.retries[FR_RETRY_OK] += 1
+            self.route.counted.retries[FR_RETRY_OK] += 1
         if code == 5:
             self.suspect()
         else:
@@ -266,7 +273,7 @@ cdef class Downstream(Attempt):
             self.out_body = FR_BODY_UNTIL_CLOSE if self.http10 else FR_BODY_CHUNKED
         if self.out_body == FR_BODY_UNTIL_CLOSE or not self.request_complete or self.engine.draining:
             self.keep = False
-        how.cookie = relay.sticky.own_cookie(&how.cookie_size)
+        how.cookie = self.route.sticky.own_cookie(&how.cookie_size)
         how.date = self.engine.date
         how.date_size = self.engine.date_size
         how.body = self.out_body
@@ -277,9 +284,9 @@ cdef class Downstream(Attempt):
 
     cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept:
         """After the server's fields come our own."""
-        if self.relay.sticky.learns:
+        if self.route.sticky.learns:
             self._learn(data, head)
-        self.relay.sticky.put_cookie(out, &self.binding, self.line.digest)
+        self.route.sticky.put_cookie(out, &self.binding, self.line.digest)
         if self.relay.debug:
             self._put_debug(out)
         fr_out_text(out, b"\r\n")
@@ -292,13 +299,13 @@ cdef class Downstream(Attempt):
         cdef fr_out *out = &self.engine.out
         cdef fr_forward_response how
         memset(&how, 0, sizeof(how))
-        how.cookie = relay.sticky.own_cookie(&how.cookie_size)
+        how.cookie = self.route.sticky.own_cookie(&how.cookie_size)
         self.head_ns = fr_now_ns()
         self.latency_ns = self.head_ns - self.started_ns
         self.engine.counts.responses[1] += 1
         self.line.counted.responses[1] += 1
         if self.attempts or self.refreshed:
-            self.terms.counted.retries[FR_RETRY_OK] += 1
+            self.route.counted.retries[FR_RETRY_OK] += 1
         self.count_time()  # the request's; how long the tunnel lasts is its users' business
         self.head_ns = 0
         self.engine.counts.tunnels += 1
@@ -339,7 +346,7 @@ cdef class Downstream(Attempt):
     cdef void on_renew(self) noexcept:
         if self.binding.bound and self.key is not None:
             try:
-                self.relay.router.touch_soon(self.key)
+                self.route.router.touch_soon(self.key)
             except Exception as error:
                 self.report(error)
 
@@ -362,7 +369,7 @@ cdef class Downstream(Attempt):
 
     cdef void _learn(self, const uint8_t *data, const fr_head *head) noexcept:
         try:
-            self.relay.sticky.learn(self.relay.router, data, head, self.key, self.slot, &self.engine.out, &self.binding)
+            self.route.sticky.learn(self.route.router, data, head, self.key, self.slot, &self.engine.out, &self.binding)
         except Exception as error:
             self.report(error)
 
@@ -418,7 +425,7 @@ cdef class Downstream(Attempt):
         relay.connections.add(self)
         name = transport.get_extra_info("peername")
         text = _plain(name[0]) if isinstance(name, tuple) else "unix:"
-        self.peer = text.encode("ascii", "replace")
+        self.peer = self.client = text.encode("ascii", "replace")
         self.trusted = relay.trusts is not None and relay.trusts(text)
         self.keep = self.client_keeps = self.request_complete = True
         if relay.connections_max and <uint32_t>len(relay.connections) > relay.connections_max:
@@ -526,6 +533,6 @@ cdef class Downstream(Attempt):
                 self.up.unhold()
                 if self.state == FR_READ_TUNNEL:
                     self.arm(self.relay.tunnel_ms)
-                    self.up.arm(self.relay.lines.renew_ms)
+                    self.up.arm(self.route.lines.renew_ms)
                 else:
-                    self.up.arm(self.relay.lines.response_ms)
+                    self.up.arm(self.route.lines.response_ms)

@@ -10,7 +10,7 @@ from libc.string cimport memcmp, memcpy
 
 from fastroute._core.hashes cimport fr_fingerprint, fr_siphash128
 from fastroute._core.http_head cimport (
-    FR_BODY_CHUNKED, FR_BODY_LENGTH, FR_FIELD_SET_COOKIE, FR_FIELD_X_FORWARDED_FOR, fr_cookie_value, fr_field, fr_head
+    FR_BODY_CHUNKED, FR_BODY_LENGTH, FR_FIELD_SET_COOKIE, fr_cookie_value, fr_field, fr_head
 )
 from fastroute._core.http_wire cimport Engine, fr_out, fr_out_clear, fr_out_put, fr_out_text
 from fastroute._core.router cimport Router
@@ -109,7 +109,7 @@ cdef class Sticky:
         size[0] = PyBytes_GET_SIZE(self.hint_name)
         return <const uint8_t *>PyBytes_AS_STRING(self.hint_name) if size[0] else NULL
 
-    cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes peer, bint trusted, fr_binding *binding, const uint8_t **key) noexcept:
+    cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes client_text, fr_binding *binding, const uint8_t **key) noexcept:
         cdef Py_ssize_t size
         cdef size_t at = 0
         cdef fr_span client, found
@@ -121,13 +121,11 @@ cdef class Sticky:
                 return sizeof(binding.token.key)
             return 0
         binding.rule = -1
-        client.data, client.size = <const uint8_t *>PyBytes_AS_STRING(peer), PyBytes_GET_SIZE(peer)
+        client.data, client.size = <const uint8_t *>PyBytes_AS_STRING(client_text), PyBytes_GET_SIZE(client_text)
         for i in range(self.rule_count):
             if self.rules[i].kind == FR_FROM_JSON:
                 binding.wants_body = binding.wants_body or _may_hold_json(data, head)
                 continue
-            if trusted and self.rules[i].kind == FR_FROM_CLIENT_IP:
-                _forwarded_client(data, head, &client)
             if fr_key_by_rule(&self.rules[i], data, head, client, binding.network, &found):
                 key[0] = found.data
                 binding.rule = i
@@ -281,21 +279,3 @@ cdef bint _may_hold_json(const uint8_t *data, const fr_head *head) noexcept:
     if head.body == FR_BODY_LENGTH:
         return 0 < head.content_length <= _JSON_BYTES_MAX and fr_has_json(data, head)
     return head.body == FR_BODY_CHUNKED and fr_has_json(data, head)
-
-
-cdef void _forwarded_client(const uint8_t *data, const fr_head *head, fr_span *client) noexcept:
-    """The address that a trusted peer says it speaks for: the last one it or its like added."""
-    cdef unsigned int i
-    cdef Py_ssize_t start, end, stop
-    for i in range(head.field_count, 0, -1):
-        if head.fields[i - 1].id == FR_FIELD_X_FORWARDED_FOR:
-            start = head.fields[i - 1].value_at
-            end = start + head.fields[i - 1].value_size
-            stop = end
-            while stop > start and data[stop - 1] != c",":
-                stop -= 1
-            while stop < end and (data[stop] == c" " or data[stop] == c"\t"):
-                stop += 1
-            if stop < end:
-                client.data, client.size = data + stop, end - stop
-            return

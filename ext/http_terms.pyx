@@ -1,40 +1,41 @@
 """One listener's settings in the form in which the compiled connections read them.
 
-Not here: what is done with them. Rules of this file: times in milliseconds, 0 is no limit; nothing changes after __init__.
+Not here: what is done with them, and what depends on a request's pool (http_route). Rules of this file: times in
+milliseconds, 0 is no limit; nothing changes after __init__.
 """
 
-from libc.stdint cimport uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.tuple cimport PyTuple_GET_ITEM
+from libc.stdint cimport uint8_t, uint64_t
 
 from fastroute._core.board cimport Row
-from fastroute._core.http_sticky cimport Sticky
-from fastroute._core.http_upstream cimport Lines
-from fastroute._core.http_waiting cimport Waiting
+from fastroute._core.http_head cimport fr_head
+from fastroute._core.http_route cimport Route
+from fastroute._core.http_routes cimport Networks, RouteTable
 from fastroute._core.http_wire cimport Engine
-from fastroute._core.router cimport Router
 
 
 cdef class Terms:
     """Settings of one listener.
 
     Args:
-        engine, lines, router: what connections work with.
-        slow: object with route(request, epoch, key, hint), move(request, epoch, selection, timed_out) and
-            connect(request, epoch, line); none waits. hint: None or (server digest, term, generation). eject(line) hears of a
-            server that fails in a row; full() says whether a server could take a request if it had room.
-        sticky: where keys stand.
-        waiting: the pool's line for room.
+        engine: what connections work with.
+        route: of requests that no other takes; one that leads nowhere if there is no such pool.
         limits, timeouts: fastroute.config.schema.ListenerLimits and ListenerTimeouts.
-        attempts: beyond the first, per request.
-        trusts: callable address -> bool for peers whose forwarded fields count, or None.
+        table, targets: further routes; a target of the table is a place in targets. None: there are none.
+        trusts: Networks whose forwarded fields count, or None.
         debug: responses say X-Fastroute.
         tls: clients come over TLS.
         row, column: where the listener's connections are counted for others to read; None: nowhere.
     """
 
-    def __init__(self, Engine engine, Lines lines, Router router, slow, Sticky sticky not None, Waiting waiting not None, *,
-                 limits, timeouts, attempts, trusts=None, debug=False, tls=False, Row row=None, column=0):
-        self.engine, self.lines, self.router, self.pool, self.slow = engine, lines, router, router.pool, slow
-        self.sticky, self.waiting = sticky, waiting
+    def __init__(self, Engine engine not None, Route route not None, *, limits, timeouts, RouteTable table=None, targets=(),
+                 Networks trusts=None, debug=False, tls=False, Row row=None, column=0):
+        self.engine, self.route = engine, route
+        self.table, self.targets = table, tuple(targets)
+        for target in self.targets:
+            if not isinstance(target, Route):
+                raise TypeError("targets are Routes")
         self.limits.request_line_bytes = limits.request_line_bytes
         self.limits.head_bytes = limits.head_bytes
         self.limits.fields = limits.fields
@@ -48,7 +49,13 @@ cdef class Terms:
         self.tunnel_ms = <uint64_t>(timeouts.tunnel_idle_s * 1000)
         self.total_ms = <uint64_t>(timeouts.total_s * 1000)
         self.rate_bytes, self.rate_grace_ms = limits.min_rate_bytes, <uint64_t>(timeouts.min_rate_grace_s * 1000)
-        self.attempts_max = min(attempts, 7)
         self.trusts, self.debug, self.tls = trusts, debug, tls
-        self.counted, self.row = lines.counted, row
+        self.row = row
         self.gauges = &self.own_gauges if row is None else row.listener(column)
+
+    cdef Route route_of(self, const uint8_t *data, const fr_head *head, bytes client):
+        cdef long target = self.table.find_target(data + head.authority_at, head.authority_size, data + head.path_at, head.path_size,
+                                                  <const uint8_t *>PyBytes_AS_STRING(client), PyBytes_GET_SIZE(client), &self.engine.out)
+        if target < 0 or target >= len(self.targets):
+            return self.route
+        return <Route>PyTuple_GET_ITEM(self.targets, target)

@@ -81,15 +81,15 @@ cdef class Watch:
                 return PART_NONE
             mark[0] = one.body_bytes - one.left
             return PART_REQUEST
-        if one.terms.lines.rate_bytes and one.phase == FR_PHASE_SENT and one.head_flushed and up is not None and not up.reading_paused:
+        if one.phase == FR_PHASE_SENT and one.route.lines.rate_bytes and one.head_flushed and up is not None and not up.reading_paused:
             mark[0] = one.written
             return PART_SERVER
         return PART_NONE
 
     cdef void _judge(self, Attempt one, uint64_t mark, uint64_t now_ms) noexcept:
         cdef bint servers = one.rate_part == PART_SERVER
-        cdef uint64_t grace_ms = one.terms.lines.rate_grace_ms if servers else one.terms.rate_grace_ms
-        cdef uint64_t rate = one.terms.lines.rate_bytes if servers else one.terms.rate_bytes
+        cdef uint64_t grace_ms = one.route.lines.rate_grace_ms if servers else one.terms.rate_grace_ms
+        cdef uint64_t rate = one.route.lines.rate_bytes if servers else one.terms.rate_bytes
         cdef uint64_t took_ms = now_ms - one.rate_ms
         if took_ms < grace_ms:
             return

@@ -60,8 +60,8 @@ cdef class Sticky:
     cdef bytes hint_name                # of the balancer's own cookie: the rule's with FR_FROM_INSERT; beside an application's; or b""
     cdef fr_hash_key mark_key           # beside an application's cookie: the token's key is a mark of that cookie
     cdef bytes set_cookie               # what follows the token in Set-Cookie
-    # Size of the request's key, 0: it has none; *key points into the head, the peer or the binding.
-    cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes peer, bint trusted, fr_binding *binding, const uint8_t **key) noexcept
+    # Size of the request's key, 0: it has none; *key points into the head, the client's address or the binding.
+    cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes client_text, fr_binding *binding, const uint8_t **key) noexcept
     # The key in a JSON body, in the engine's scratch buffer; 0: none. After find() with wants_body.
     cdef Py_ssize_t find_in_json(self, const uint8_t *body, Py_ssize_t size, const uint8_t **key) noexcept
     # A new user's token: nobody can guess its key or term.

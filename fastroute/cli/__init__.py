@@ -185,20 +185,47 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print the r
 
 @main.command()
 @_config_option
-@click.option("--pool", "pool_name", required=True, metavar="P", help="The pool.")
+@click.option("--pool", "pool_name", metavar="P", help="The pool.")
+@click.option("--key", metavar="K", help="The key as the rule finds it; for insert also the whole cookie.")
+@click.option("--url", metavar="URL", help="Instead of --pool: the request, whose route names the pool.")
 @click.option(
-    "--key", required=True, metavar="K", help="The key as the rule finds it; for insert also the whole cookie."
+    "--client", default="", metavar="IP", help="With --url: the client's address, for routes that ask for it."
 )
+@click.option("--listener", metavar="L", help="With --url: the listener, where there are several.")
 @_json_option
-def explain(path: str, pool_name: str, key: str, as_json: bool) -> None:
+def explain(
+    path: str,
+    pool_name: str | None,
+    key: str | None,
+    url: str | None,
+    client: str,
+    listener: str | None,
+    as_json: bool,
+) -> None:
     """Say where a key goes and why: the pick, what decided, and why each other server was passed over.
+
+    With --url also which route takes the request; without --key that alone.
 
     Reads the configuration, a copy of this machine's zone if there is one, and asks the store once. Changes nothing.
     States that only a running replica knows (draining, down) are those of the file: all servers ready.
     """
     from fastroute.cli.reports import run_explain
+    from fastroute.cli.routes import run_route
 
-    click.echo(run_explain(path, pool_name, key, as_json))
+    if (pool_name is None) == (url is None):
+        raise UsageError("explain needs --pool P or --url URL")
+    if url is None and key is None:
+        raise UsageError("explain --pool P needs --key K")
+    said = None
+    if url is not None:
+        said = run_route(path, url, client, listener)
+        pool_name = said.pool or None
+    if key is None or pool_name is None:
+        click.echo(json.dumps(said.to_dict()) if as_json and said else str(said))
+    elif as_json:
+        click.echo(run_explain(path, pool_name, key, True))
+    else:
+        click.echo((f"{said}\n" if said else "") + run_explain(path, pool_name, key, False))
 
 
 @main.command()

@@ -16,6 +16,7 @@ from fastroute._core.router import Router
 from fastroute._core.token import TokenCodec
 from fastroute._core.zone import Zone
 from fastroute.affinity import Affinity
+from fastroute.cli.routes import moved_routes
 from fastroute.cli.zone_copy import zone_copy
 from fastroute.config.load import load
 from fastroute.config.schema import Config, PoolConfig
@@ -58,13 +59,14 @@ def run_preview(path: str, new_path: str, as_json: bool) -> str:
     added, removed = _without(new.pools, config.pools), _without(config.pools, new.pools)
     with zone_copy(config) as (zone, said):
         previews = [_previewed(config, name, config.pools[name], new.pools[name], zone) for name in both]
+    routes = moved_routes(config, new)
     if as_json:
         found = {"pools": [one.to_dict() for one in previews], "added": added, "removed": removed, "zone": said}
-        return json.dumps(found)
+        return json.dumps({**found, "routes": routes})
     parts = [str(one) for one in previews]
     parts += [f"pool {name}: would be new" for name in added]
     parts += [f"pool {name}: would go, with all its bindings" for name in removed]
-    return "\n\n".join([*parts, said])
+    return "\n\n".join([*parts, *(["\n".join(routes)] if routes else []), said])
 
 
 def _without(these: dict[str, PoolConfig], those: dict[str, PoolConfig]) -> list[str]:

@@ -206,6 +206,44 @@ class Domain(Kind):
         return value
 
 
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?\Z")
+
+
+class HostPattern(Kind):
+    """The host of a route: a name, "*." before one, or an address; kept in lower case."""
+
+    accepted = 'a host without a port such as "a.example", "*.example", "10.0.0.1" or "[::1]", at most 253 characters'
+
+    def convert(self, value: Any) -> str:
+        if not isinstance(value, str) or len(value) > 253:
+            raise Mistake(self.accepted)
+        if value.startswith("[") and value.endswith("]"):
+            try:
+                return str(ipaddress.IPv6Address(value[1:-1]))
+            except ValueError:
+                raise Mistake(self.accepted) from None
+        if not _HOST.match(value):
+            raise Mistake(self.accepted)
+        return value.lower().rstrip(".")
+
+
+class PathPrefix(Kind):
+    """The path prefix of a route, in the form in which requests are compared with it."""
+
+    accepted = 'a path such as "/" or "/api": printable ASCII from "/" on, without "?", "#", "%", ";" and dot segments'
+
+    def convert(self, value: Any) -> str:
+        if (
+            not isinstance(value, str)
+            or not value.startswith("/")
+            or len(value) > 1024
+            or not all("!" <= c <= "~" and c not in "?#%;" for c in value)
+            or any(part in (".", "..") for part in value.split("/"))
+        ):
+            raise Mistake(self.accepted)
+        return value
+
+
 class Address(Kind):
     """ "host:port", "[v6]:port" or "unix:PATH", as written."""
 
@@ -227,8 +265,11 @@ class Address(Kind):
         raise Mistake(self.accepted)
 
 
+@dataclass(frozen=True)
 class Network(Kind):
-    """A CIDR that does not hold every address."""
+    """A CIDR; one that holds every address only with `every`."""
+
+    every: bool = False
 
     accepted = 'a network such as "10.0.0.0/8" or "fd00::/8"'
 
@@ -244,7 +285,7 @@ class Network(Kind):
                     whole=True,
                 ) from None
             raise Mistake(self.accepted) from None
-        if network.prefixlen == 0:
+        if network.prefixlen == 0 and not self.every:
             raise Mistake(
                 f"{quote(str(value))} would trust every address, so that any client could choose its own; "
                 f'accepted: the networks of your own proxies, such as "10.0.0.0/8"',

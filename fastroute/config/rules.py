@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from fastroute._core.dialects import build_ring, check_options
 from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
-from fastroute.config.schema import Config, PoolConfig, StoreConfig
+from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StoreConfig
 from fastroute.config.tls import tls_mistakes
 from fastroute.errors import UsageError
 from fastroute.model import Server, parse_address
@@ -35,10 +35,8 @@ def mistakes(config: Config) -> Iterator[Finding]:
         count = len(config.store.memcached)
         yield ("store", "copies"), f"copies: found {config.store.copies} with {count} nodes; accepted: 1 to {count}"
     for name, listener in config.listeners.items():
-        if listener.pool not in config.pools:
-            guess = nearest(listener.pool, list(config.pools))
-            known = f"did you mean {quote(guess)}?" if guess else "defined are: " + (", ".join(config.pools) or "none")
-            yield ("listeners", name, "pool"), f"pool {quote(listener.pool)} is nowhere defined; {known}"
+        for path, message in _route_mistakes(config, listener):
+            yield ("listeners", name, *path), message
     for name, pool in config.pools.items():
         for path, message in _pool_mistakes(pool):
             yield ("pools", name, *path), message
@@ -60,6 +58,30 @@ def mistakes(config: Config) -> Iterator[Finding]:
                     'set secret = "env:FASTROUTE_SECRET" (at least 32 bytes) at the top of the file'
                 )
                 yield ("pools", name, "sticky"), message
+
+
+def _unknown_pool(config: Config, pool: str) -> str | None:
+    if pool in config.pools:
+        return None
+    guess = nearest(pool, list(config.pools))
+    known = f"did you mean {quote(guess)}?" if guess else "defined are: " + (", ".join(config.pools) or "none")
+    return f"pool {quote(pool)} is nowhere defined; {known}"
+
+
+def _route_mistakes(config: Config, listener: ListenerConfig) -> Iterator[Finding]:
+    if not listener.pool and not listener.routes:
+        yield (), "pool is missing; accepted: the name of a pool, or routes"
+    elif listener.pool and (message := _unknown_pool(config, listener.pool)):
+        yield ("pool",), message
+    seen: dict[tuple[str, str, tuple[str, ...]], int] = {}
+    for index, route in enumerate(listener.routes):
+        if message := _unknown_pool(config, route.pool):
+            yield ("routes", index), message
+        what = (route.host, route.path_prefix, route.clients)
+        if what in seen:
+            message = f"host, path_prefix and clients are those of route {seen[what] + 1} too; accepted: each once"
+            yield ("routes", index), message
+        seen.setdefault(what, index)
 
 
 def _admin_mistakes(config: Config) -> Iterator[Finding]:
@@ -294,7 +316,7 @@ def warnings(config: Config) -> Iterator[Finding]:
                 "is left out: users whom zone and store both forget may move; set secret, or hint_cookie = false"
             )
             yield ("pools", name, "sticky"), message
-    used = {listener.pool for listener in config.listeners.values()}
+    used = {pool for listener in config.listeners.values() for pool in listener.pools}
     for name, pool in config.pools.items():
         if name not in used:
             yield ("pools", name), f"pool {quote(name)} is used by no listener"
@@ -314,6 +336,8 @@ def warnings(config: Config) -> Iterator[Finding]:
         message = f"the cache shares {where} with the store: its values push bindings out; give it nodes of its own"
         yield ("cache",), message
     for name, listener in config.listeners.items():
+        for path, message in _cookies_that_meet(config, listener):
+            yield ("listeners", name, *path), message
         limits = listener.limits
         if limits.request_line_bytes > limits.head_bytes:
             message = (
@@ -323,11 +347,45 @@ def warnings(config: Config) -> Iterator[Finding]:
             yield ("listeners", name, "limits"), message
 
 
+def _cookies_that_meet(config: Config, listener: ListenerConfig) -> Iterator[Finding]:
+    """Two pools that one browser reaches under one host, with one name for their cookies, which replace one another."""
+    for index, route in enumerate(listener.routes):
+        if route.cache and not config.cache.enabled:
+            yield ("routes", index), "cache = true is without effect: [cache] enabled = false"
+        hosts = {route.host, ""} if route.host else {one.host for one in listener.routes} | {""}
+        others = [one.pool for one in listener.routes[:index] if one.host in hosts]
+        mine = _cookie_of(config, route.pool)
+        for other in dict.fromkeys(([listener.pool] if listener.pool else []) + others):
+            if mine and other != route.pool and _cookie_of(config, other) == mine:
+                message = (
+                    f"pools {quote(other)} and {quote(route.pool)} share hosts and the cookie {quote(mine)}: "
+                    "who visits both loses a server each time; give one another sticky.cookie.name"
+                )
+                yield ("routes", index), message
+
+
+def _cookie_of(config: Config, pool: str) -> str:
+    """Name of the balancer's own cookie of a pool; "" where it has none."""
+    sticky = config.pools[pool].sticky
+    if sticky is None or not config.secret:
+        return ""
+    return (
+        sticky.cookie.name if sticky.on.kind == "insert" or (sticky.on.kind == "cookie" and sticky.hint_cookie) else ""
+    )
+
+
+def _pools_said(config: Config, listener: ListenerConfig) -> str:
+    said = []
+    for name in listener.pools:
+        count = len(config.pools[name].servers)
+        said.append(f"pool {name} ({count} server{'s' if count != 1 else ''})")
+    routes = len(listener.routes)
+    return ", ".join(said) + (f" by {routes} route{'s' if routes != 1 else ''}" if routes else "")
+
+
 def summary(config: Config) -> str:
     """One line for people: what would run."""
-    parts = [
-        f"{name} on {either(list(listener.bind))} to pool {listener.pool} ({count} server{'s' if count != 1 else ''})"
+    return "; ".join(
+        f"{name} on {either(list(listener.bind))} to {_pools_said(config, listener)}"
         for name, listener in config.listeners.items()
-        for count in [len(config.pools[listener.pool].servers)]
-    ]
-    return "; ".join(parts)
+    )

@@ -21,6 +21,7 @@ from fastroute.config.kinds import (
     Domain,
     Duration,
     Flag,
+    HostPattern,
     Later,
     ListOf,
     Name,
@@ -28,6 +29,7 @@ from fastroute.config.kinds import (
     Network,
     Number,
     Options,
+    PathPrefix,
     Rule,
     SecretText,
     Section,
@@ -61,6 +63,7 @@ __all__ = [
     "PoolTls",
     "ProbeConfig",
     "RetryConfig",
+    "RouteConfig",
     "Secret",
     "ServerConfig",
     "SlowStartConfig",
@@ -157,19 +160,39 @@ class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     drain_s: Annotated[float, Duration(0)] = named(default=30.0, name="drain")
 
 
+class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of `routes` of [listeners.NAME]: requests that go to a pool of their own."""
+
+    host: Annotated[str, HostPattern()] = ""
+    """"": every host."""
+    path_prefix: Annotated[str, PathPrefix()] = "/"
+    clients: Annotated[tuple[str, ...], ListOf(Network(every=True), single=True, minimum=1)] = ()
+    """Networks of the clients that it takes; (): everybody's."""
+    pool: Annotated[str, Name()]
+    cache: Annotated[bool | None, Flag()] = None
+    """None: as [cache] has it."""
+
+
 class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[listeners.NAME]: where clients connect."""
 
     bind: Annotated[tuple[str, ...], ListOf(Address(), single=True, minimum=1, maximum=64)]
     protocol: Annotated[str, Choice(("http",), later=("tcp",))] = "http"
-    pool: Annotated[str, Name()]
-    routes: Annotated[tuple[Any, ...], Later(([],)), ListOf(Text())] = ()
+    pool: Annotated[str, Name()] = ""
+    """Of requests that no route takes; "": they are answered with 404."""
+    routes: Annotated[tuple[RouteConfig, ...], ListOf(Section(RouteConfig))] = ()
     trusted_proxies: Annotated[tuple[str, ...], ListOf(Network())] = ()
     proxy_protocol: Annotated[bool, Later((False,)), Flag()] = False
     tls: Annotated[ListenerTls | None, Section(ListenerTls)] = None
     """Clients speak TLS; nothing else is understood."""
     limits: Annotated[ListenerLimits, Section(ListenerLimits)] = ListenerLimits()
     timeouts: Annotated[ListenerTimeouts, Section(ListenerTimeouts)] = ListenerTimeouts()
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Names of the pools that its requests may go to, each once."""
+        named = ([self.pool] if self.pool else []) + [route.pool for route in self.routes]
+        return tuple(dict.fromkeys(named))
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

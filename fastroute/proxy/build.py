@@ -5,12 +5,15 @@ Nothing here accepts or connects. Rules of this file: what is made is owned by P
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastroute._core.board import Tally
 from fastroute._core.http_relay import Relay
+from fastroute._core.http_route import Route
+from fastroute._core.http_routes import Networks
 from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_upstream import Lines
 from fastroute._core.http_waiting import Waiting
@@ -28,7 +31,7 @@ from fastroute.errors import ConfigError
 from fastroute.health.load_probe import LoadProbe
 from fastroute.health.outlier import Outliers
 from fastroute.proxy.forward import SlowPath
-from fastroute.proxy.listener import trust_of
+from fastroute.proxy.routes import route_table
 from fastroute.proxy.seat import Seat
 from fastroute.proxy.tls import upstream_context
 from fastroute.proxy.upstream import Reach
@@ -37,7 +40,7 @@ from fastroute.session.cookie import cookie_codec, mark_key
 if TYPE_CHECKING:
     from fastroute.memcache.cluster import Memcached
 
-__all__ = ["Parts", "PoolParts", "make_relay", "open_parts"]
+__all__ = ["Parts", "PoolParts", "make_relay", "make_route", "open_parts"]
 
 
 @dataclass
@@ -249,12 +252,38 @@ async def _open_pool(
 
 
 def make_relay(
-    config: Config, listener: ListenerConfig, parts: PoolParts, engine: Engine, seat: Seat, column: int
+    config: Config, listener: ListenerConfig, pools: Mapping[str, PoolParts], engine: Engine, seat: Seat, column: int
 ) -> Relay:
     """A listener's compiled settings."""
-    sticky = parts.config.sticky
+    made: dict[tuple[str, bool], Route] = {}
+
+    def route_to(pool: str, cache: bool) -> Route:
+        if (pool, cache) not in made:
+            made[pool, cache] = (
+                make_route(config, pools[pool], engine, cache=cache, tls=listener.tls is not None) if pool else Route()
+            )
+        return made[pool, cache]
+
+    enabled = config.cache.enabled
     return Relay(
         engine,
+        route_to(listener.pool, enabled),
+        table=route_table(listener),
+        targets=[route_to(one.pool, enabled and one.cache is not False) for one in listener.routes],
+        limits=listener.limits,
+        timeouts=listener.timeouts,
+        trusts=Networks(listener.trusted_proxies) if listener.trusted_proxies else None,
+        debug=config.debug_headers,
+        tls=listener.tls is not None,
+        row=seat.row,
+        column=column,
+    )
+
+
+def make_route(config: Config, parts: PoolParts, engine: Engine, *, cache: bool, tls: bool) -> Route:
+    """One pool as a listener uses it."""
+    sticky = parts.config.sticky
+    return Route(
         parts.lines,
         parts.router,
         parts.slow,
@@ -266,17 +295,11 @@ def make_relay(
             term_random_bits=TERM_RANDOM_BITS,
             mark_key=mark_key(identity_of(config.identity_secret, config.fleet), config.fleet, parts.pool.name),
             ttl_s=sticky.ttl_s if sticky else 0,
-            cookie_attributes=_cookie_attributes(sticky, listener.tls is not None) if sticky else "",
+            cookie_attributes=_cookie_attributes(sticky, tls) if sticky else "",
         ),
         parts.waiting,
-        limits=listener.limits,
-        timeouts=listener.timeouts,
         attempts=parts.config.retry.attempts,
-        trusts=trust_of(listener.trusted_proxies),
-        debug=config.debug_headers,
-        tls=listener.tls is not None,
-        row=seat.row,
-        column=column,
+        cache=cache,
     )
 
 

@@ -6,11 +6,8 @@ Not here: binding (fastroute.proxy.sockets), what a connection does (http_relay)
 from __future__ import annotations
 
 import asyncio
-import functools
-import ipaddress
 import socket
 import sys
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastroute._core.http_relay import Relay
@@ -19,24 +16,7 @@ from fastroute.proxy.door import Door
 from fastroute.proxy.sockets import BACKLOG
 from fastroute.proxy.tls import downstream_context
 
-__all__ = ["Listener", "trust_of"]
-
-
-def trust_of(networks: Iterable[str]) -> Callable[[str], bool] | None:
-    """Whether an address is in one of the networks; None when there is no network."""
-    parsed = [ipaddress.ip_network(text, strict=False) for text in networks]
-    if not parsed:
-        return None
-
-    @functools.lru_cache(maxsize=4096)
-    def trusts(address: str) -> bool:
-        try:
-            found = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:  # a unix socket's peer
-            return False
-        return any(found in network for network in parsed)
-
-    return trusts
+__all__ = ["Listener"]
 
 
 class Listener:

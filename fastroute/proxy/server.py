@@ -82,8 +82,8 @@ class Proxy:
             sockets = self._given if self._given is not None else self._open()
             engine.start(asyncio.get_running_loop())
             for name, listener in self._config.listeners.items():
-                parts, column = self._parts.pools[listener.pool], self._seat.columns.listeners[name]
-                relay = make_relay(self._config, listener, parts, engine, self._seat, column)
+                column = self._seat.columns.listeners[name]
+                relay = make_relay(self._config, listener, self._parts.pools, engine, self._seat, column)
                 self._listeners.append(Listener(name, relay, list(sockets[name]), listener))
             for ready in self._listeners:
                 await ready.start()

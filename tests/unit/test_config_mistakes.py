@@ -244,7 +244,6 @@ def test_secret_is_not_in_the_message_about_it(line):
 
 # Keys of later versions: named as such, never ignored. (added text, line or None for anywhere)
 LATER = [
-    ('pool = "app"', 'pool = "app"\nroutes = [{ host = "a" }]'),
     ('pool = "app"', 'pool = "app"\nproxy_protocol = true'),
     ('pool = "app"', 'pool = "app"\nprotocol = "tcp"'),
     ("[pools.app]", '[pools.app]\nhealth.check = "tcp"'),

@@ -1,4 +1,4 @@
-"""Sealed messages of a fleet and the presence of its replicas, with a store in this process and a clock that is moved."""
+"""Sealed messages of a fleet and the presence of its replicas: a store in this process, a clock that is moved."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ def test_a_message_comes_back_as_it_was_sealed():
 
 @pytest.mark.parametrize(
     ("secrets", "fleet", "kind", "name"),
-    [([OTHER], "fr", "health", "a"), ([SECRET], "fq", "health", "a"), ([SECRET], "fr", "load", "a")]
-    + [([SECRET], "fr", "health", "b")],
+    [
+        ([OTHER], "fr", "health", "a"),
+        ([SECRET], "fq", "health", "a"),
+        ([SECRET], "fr", "load", "a"),
+        ([SECRET], "fr", "health", "b"),
+    ],
     ids=["secret", "fleet", "kind", "name"],
 )
 def test_a_message_of_another_secret_fleet_kind_or_name_is_forged(secrets, fleet, kind, name):

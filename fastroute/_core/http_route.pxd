@@ -1,0 +1,21 @@
+# http_route: where a request goes once its route is known: one pool as one listener uses it. Set once, then only read.
+cimport cython
+from fastroute._core.board cimport fr_board_pool
+from fastroute._core.http_sticky cimport Sticky
+from fastroute._core.http_upstream cimport Lines
+from fastroute._core.http_waiting cimport Waiting
+from fastroute._core.pool cimport Pool
+from fastroute._core.router cimport Router
+
+@cython.final
+cdef class Route:
+    cdef readonly Lines lines           # None: nowhere; the request is answered with 404
+    cdef readonly Router router
+    cdef readonly Pool pool
+    cdef Sticky sticky
+    cdef Waiting waiting
+    cdef object slow                    # Python: route, move, connect (fastroute.proxy.forward)
+    cdef int attempts_max
+    cdef fr_board_pool *counted         # where its requests are counted: lines.counted
+    cdef fr_board_pool own_counted
+    cdef readonly bint cache            # its responses may be cached
