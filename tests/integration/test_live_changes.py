@@ -179,7 +179,6 @@ def test_all_bindings_of_a_server_are_released_with_progress(site: Site) -> None
     site.admin.order(out, state="draining")
     said = site.ctl("affinity", "release", "app", "--server", out)
     assert "done" in said
-    assert site.admin.server(out)["bindings"] <= 1  # counted once a second at most
     until(lambda: site.admin.server(out)["bindings"] == 0, "none is left")
     after = site.visit(*users)
     assert out in before
