@@ -253,6 +253,10 @@ cdef class Board:
         fr_say64(&order.word, word)
         return fr_next64(&self._header().version)
 
+    def raise_version(self):
+        """Let the workers know that something else than an order changed; the version that tells who follows it."""
+        return fr_next64(&self._header().version)
+
     # ---- reading
 
     def sum_words(self, str kind not None, uint32_t column, uint32_t first=0, uint32_t count=1, bint living=False):

@@ -8,9 +8,11 @@ Zone and store are the workers': what is released here is released there.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fastroute._core.affinity_table import Record
 from fastroute._core.affinity_view import AffinityView, Binding
 from fastroute._core.pool import Pool
 from fastroute._core.router import Router
@@ -24,7 +26,13 @@ from fastroute.errors import UsageError
 from fastroute.metrics.figures import Figures
 from fastroute.proxy.build import make_affinity, make_pool, make_store, make_zone
 
+if TYPE_CHECKING:
+    from fastroute.memcache.cluster import Memcached
+
 __all__ = ["Mirror"]
+
+SCAN = 4096
+"""Records read from the zone at a time."""
 
 STORE_TIMEOUT_S = 0.5
 """How long the store may take to say what it knows: a person is waiting."""
@@ -43,6 +51,7 @@ class Mirror:
         self._affinities: dict[str, Affinity] = {}
         self._views: dict[str, AffinityView] = {}
         self._zone: Zone | None = None
+        self.store: Memcached | None = None
         self._stack = AsyncExitStack()
         self._census: dict[int, int] = {}
         self._census_s = float("-inf")
@@ -52,12 +61,12 @@ class Mirror:
         config = self._config
         try:
             store = None
+            if config.store is not None:
+                store = self.store = make_store(config, watch=False)
+                await self._stack.enter_async_context(store)
             if any(pool.sticky for pool in config.pools.values()):
                 self._zone = make_zone(config)
                 self._stack.callback(self._zone.close)
-                if config.store is not None:
-                    store = make_store(config, watch=False)
-                    await self._stack.enter_async_context(store)
             for name, of in config.pools.items():
                 pool = self.pools[name] = make_pool(config, name, of, self._zone)
                 if of.sticky is not None:
@@ -72,6 +81,59 @@ class Mirror:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def follow_members(self, config: Config) -> None:
+        """Take in and let go servers, as the configuration says now."""
+        if config is self._config:
+            return
+        for name, of in config.pools.items():
+            if of.servers != self._config.pools[name].servers:
+                self.pools[name].update(of.server_list())
+        self._config = config
+
+    def bindings_of(self, pool: str, server: str) -> list[bytes]:
+        """Fingerprints of the keys that the zone has bound to a server."""
+        return [fingerprint for fingerprint, _ in self.records_of(pool, server)]
+
+    def records_of(self, pool: str, server: str) -> list[tuple[bytes, Record]]:
+        """(fingerprint, the zone's record) of the keys that are bound to a server."""
+        affinity = self._affinities.get(pool)
+        if affinity is None or self._zone is None:
+            return []
+        slot, tick, bucket = self._zone.server_slot(self._config.fleet, pool, server), self._zone_tick(), 0
+        found: list[tuple[bytes, Record]] = []
+        following: int | None = bucket
+        while following is not None:
+            some, following = affinity.table.scan(following, SCAN, tick, slot=slot)
+            found += some
+        return found
+
+    @staticmethod
+    def _zone_tick() -> int:
+        return (time.clock_gettime_ns(getattr(time, "CLOCK_MONOTONIC_COARSE", time.CLOCK_MONOTONIC)) // 1_000_000) >> 6
+
+    def other_slot(self, pool: str, server: str) -> int:
+        """Slot of another server that takes new users, -1 for none."""
+        of = self.pools[pool]
+        return of.pick_other_slot(b"", [slot] if (slot := of.slot_of(server)) >= 0 else [])
+
+    async def move_away(self, pool: str, fingerprint: bytes, server: str, *, to: int | None = None) -> bool:
+        """Move a key that is bound to `server` to another one; False where it is not bound there (any more).
+
+        Args:
+            to: slot to move it to; None: whom the policy picks.
+
+        Raises:
+            MemcacheError: the store could not be asked.
+        """
+        affinity, view, of = self._affinities.get(pool), self._views.get(pool), self.pools[pool]
+        if affinity is None or view is None:
+            return False
+        near = view.lookup(fingerprint)
+        slot = self.other_slot(pool, server) if to is None else to
+        if not isinstance(near, Binding) or slot < 0 or near.slot < 0 or near.slot != of.slot_of(server):
+            return False
+        return await affinity.move_to(view, fingerprint, slot, near)
 
     def follow(self, figures: Figures) -> None:
         """Take over what the workers say of states and weights."""

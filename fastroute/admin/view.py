@@ -5,14 +5,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from fastroute.config.membership import name_of
 from fastroute.metrics.figures import Figures, PoolFigures, ServerFigures
+from fastroute.metrics.notice import PoolChanges
 from fastroute.proxy.orders import Order
 
-__all__ = ["order_of", "pool_of", "ready", "server_of", "statistics_of"]
+__all__ = ["changes_of", "order_of", "pool_of", "ready", "server_of", "statistics_of"]
 
 
-def server_of(server: ServerFigures, order: Order) -> dict[str, Any]:
-    """One server."""
+def server_of(server: ServerFigures, order: Order, deadline_s: float | None = None) -> dict[str, Any]:
+    """One server.
+
+    Args:
+        deadline_s: wall clock at which its drain ends.
+    """
     return {
         "name": server.name,
         "address": server.address,
@@ -28,15 +34,16 @@ def server_of(server: ServerFigures, order: Order) -> dict[str, Any]:
         "latency_ms": round(server.latency_s * 1000, 3),
         "last_check": {},
         "states": server.states,
-        "order": order_of(order),
+        "order": order_of(order, deadline_s),
     }
 
 
-def order_of(order: Order) -> dict[str, Any] | None:
+def order_of(order: Order, deadline_s: float | None = None) -> dict[str, Any] | None:
     """What an operator gave, None for nothing."""
     if order.state is None and order.weight is None:
         return None
-    return {"state": order.state, "weight": order.weight, "given_at": order.given_ms / 1000}
+    told = {"state": order.state, "weight": order.weight, "given_at": order.given_ms / 1000}
+    return told if deadline_s is None else {**told, "deadline_at": deadline_s}
 
 
 def pool_of(pool: PoolFigures, servers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -52,6 +59,17 @@ def pool_of(pool: PoolFigures, servers: list[dict[str, Any]]) -> dict[str, Any]:
         "selections": {reason: count for reason, count in pool.selections.items() if count},
         "retries": pool.retries,
         "servers": servers,
+    }
+
+
+def changes_of(changes: PoolChanges) -> dict[str, Any]:
+    """What differs from the file in one pool."""
+    return {
+        "added": sorted(name_of(one) for one in changes.added),
+        "removed": sorted(changes.removed),
+        "found": None if changes.found is None else len(changes.found),
+        "found_at": changes.found_at_s or None,
+        "found_note": changes.found_note,
     }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastroute._core.affinity_table import AffinityTable
-from fastroute._core.affinity_view import AffinityView
+from fastroute._core.affinity_view import AffinityView, Binding
 from fastroute._core.pool import Pool
 from fastroute._core.zone import Zone
 from fastroute.affinity.agreement import Answer, Command, Kind
@@ -226,6 +226,22 @@ class AffinityBase:
         bound = await self._drive(name, homes, steps)
         self.statistics.moves["learned" if bound.slot == slot else "adopted"] += 1
         return bound
+
+    async def move_to(self, view: AffinityView, fingerprint: bytes, slot: int, stands: Binding) -> bool:
+        """Move a binding to the server in `slot`, unless it was moved or ended meanwhile; did it move?
+
+        Args:
+            stands: what the zone says of it, whose server is one of the pool.
+        """
+        name = self._name(view, fingerprint)
+        homes = self._homes(name)
+        minute, second = self._wall()
+        now = Bound(stands.slot, "affinity-near", stands.term, stands.generation, "near")
+        steps = self._binders[view].follow(fingerprint, slot, now, minute, second=second, homes=len(homes) or 1)
+        bound = await self._drive(name, homes, steps, view)
+        moved = bound.slot == slot and bound.generation == stands.generation + 1
+        self.statistics.moves["moved" if moved else "adopted"] += 1
+        return moved
 
     async def unbind(self, view: AffinityView, key: bytes) -> str:
         """Forget the key, near and on every node that holds it; a decision made meanwhile stays.

@@ -73,12 +73,14 @@ class AdminClient:
     Args:
         address: "host:port", "[v6]:port" or "unix:PATH", with or without "http://".
         token: for changes, and for reading where the listener asks for one.
+        everywhere: are changes meant for the whole fleet?
 
     Raises:
         UsageError: another address.
     """
 
-    def __init__(self, address: str, token: str | None = None) -> None:
+    def __init__(self, address: str, token: str | None = None, *, everywhere: bool = False) -> None:
+        self.everywhere = everywhere
         self.address = address.removeprefix("http://").rstrip("/")
         self._where = parse_address(self.address)
         self._token = token
@@ -90,6 +92,10 @@ class AdminClient:
     def post(self, *path: str, body: dict[str, Any]) -> Any:
         """JSON of POST /api/v1/<path>."""
         return self._ask("POST", path, {}, body)
+
+    def delete(self, *path: str, body: dict[str, Any]) -> Any:
+        """JSON of DELETE /api/v1/<path>."""
+        return self._ask("DELETE", path, {}, body)
 
     def _ask(self, method: str, path: tuple[str, ...], query: dict[str, str], body: Any = None) -> Any:
         target = "/api/v1/" + "/".join(_escaped(part) for part in path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["affinity", "binding", "pools", "printed", "server", "servers"]
+__all__ = ["affinity", "binding", "fleet", "pools", "printed", "server", "servers"]
 
 COLOURS = {"ready": "green", "draining": "yellow", "maintenance": "blue", "down": "red", "ejected": "magenta"}
 
@@ -106,6 +107,47 @@ def server(pool: str, told: dict[str, Any]) -> str:
     if "warning" in told:
         lines.append(f"warning: {told['warning']}")
     return "\n".join(lines)
+
+
+def fleet(told: dict[str, Any]) -> str:
+    """The replicas, and what was ordered for all of them."""
+    if told["store"] is None:
+        return f"this replica has no fleet: {told['note']}"
+    if not told["store"]:
+        return "the store does not answer: nothing is known of other replicas"
+    table = _table("REPLICA<", "HOST<", "PID", "VERSION<", "UP")
+    for one in told["replicas"]:
+        started = one.get("started_s") or one.get("started_at")
+        up = _ago(started) if isinstance(started, (int, float)) else ""
+        table.add_row(one["name"], str(one.get("host", "")), str(one.get("pid", "")), str(one.get("version", "")), up)
+    lines = [printed(table)]
+    if told["changes"]:
+        orders = _table("POOL<", "SERVER<", "ORDER<", "BY<", "AGO", "NOTE<")
+        for one in told["changes"]:
+            orders.add_row(one["pool"], one["server"], _ordered(one), one["by"], _ago(one["at"]), one["note"])
+        lines += ["", printed(orders)]
+    if told["refused"]:
+        causes = ", ".join(f"{count} {cause}" for cause, count in sorted(told["refused"].items()))
+        lines += ["", f"not believed in the store: {causes}"]
+    return "\n".join(lines)
+
+
+def _ordered(entry: dict[str, Any]) -> str:
+    if entry["kind"] == "member":
+        return "removed" if entry.get("removed") else f"added at {entry['added'].get('address')}"
+    if entry["kind"] == "release":
+        return "bindings released"
+    parts = [entry["state"]] if entry.get("state") else []
+    parts += [f"weight {entry['weight']}"] if entry.get("weight") is not None else []
+    return ", ".join(parts)
+
+
+def _ago(at_s: float) -> str:
+    seconds = max(0.0, time.time() - at_s)
+    for size, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def affinity(told: dict[str, Any]) -> Table:

@@ -138,7 +138,7 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
     if all(server.weight == 0 for server in pool.servers):
         yield ("servers",), "all servers have weight 0, none would take a new user; accepted: at least one above 0"
     if not seen_twice and pool.policy == "hash":
-        yield from _ring_mistakes(pool)
+        yield from ring_mistakes(pool)
     elif pool.ring_options and pool.policy != "hash":
         yield ("ring_options",), f'ring_options are for policy = "hash"; the policy is {quote(pool.policy)}'
     if pool.key is not None and pool.policy != "hash":
@@ -176,7 +176,7 @@ def _is_path(text: str) -> bool:
     return text.startswith("/") and all("!" <= c <= "~" for c in text)
 
 
-def _ring_mistakes(pool: PoolConfig) -> Iterator[Finding]:
+def ring_mistakes(pool: PoolConfig) -> Iterator[Finding]:
     """What the ring itself does not take: it is built, since each dialect has limits of its own."""
     if pool.ring == "table":
         if pool.ring_options:

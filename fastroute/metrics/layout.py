@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from fastroute._core.board import BOUNDS_S, CLASSES, REASONS, Board
 from fastroute.config.schema import Config
+from fastroute.metrics.notice import Notice, Told
 
 __all__ = [
     "NODE_COUNTED",
@@ -28,6 +29,7 @@ __all__ = [
     "POOL_GAUGES_AT",
     "Columns",
     "Ledger",
+    "give_column",
     "make_board",
 ]
 
@@ -93,13 +95,34 @@ class Columns:
     """Columns of one configuration.
 
     Attributes:
-        servers: pool -> server -> column.
+        servers: pool -> server -> column; learn() adds those that joined since.
+        notice: what the replica's processes tell each other.
     """
 
     listeners: dict[str, int]
     pools: dict[str, int]
     nodes: dict[str, int]
     servers: dict[str, dict[str, int]]
+    notice: Notice
+
+    def learn(self, told: Told) -> None:
+        """Take over the columns of servers that joined while the replica runs."""
+        for pool, server, column in told.columns:
+            if pool in self.servers:
+                self.servers[pool].setdefault(server, column)
+
+
+def give_column(board: Board, told: Told, pool: str, server: str) -> int:
+    """A column for a server that is not in the file; to be called within Notice.write, which lets in one at a time."""
+    known = {(pool, server): column for pool, server, column in told.columns}
+    if (pool, server) not in known:
+        column = max(board.servers_used, 1)
+        if column >= board.servers:
+            return OTHER_SERVER
+        board.servers_used = column + 1
+        known[pool, server] = column
+        told.columns.append((pool, server, column))
+    return known[pool, server]
 
 
 class Ledger:
@@ -107,6 +130,7 @@ class Ledger:
 
     def __init__(self, board: Board) -> None:
         self._board = board
+        self._notice = Notice()
         self._listeners: dict[str, int] = {}
         self._pools: dict[str, int] = {}
         self._nodes: dict[str, int] = {}
@@ -117,19 +141,25 @@ class Ledger:
         board = self._board
         nodes = config.store.memcached if config.store else ()
         servers: dict[str, dict[str, int]] = {}
-        for pool, of in config.pools.items():
-            servers[pool] = {one.name: self._server(pool, one.name) for one in of.server_list()}
+
+        def assign_servers(told: Told) -> None:
+            self._servers.update({(pool, server): column for pool, server, column in told.columns})
+            for pool, of in config.pools.items():
+                servers[pool] = {one.name: self._server(pool, one.name) for one in of.server_list()}
+
+        self._notice.write(assign_servers)  # whoever adds a server meanwhile waits
         return Columns(
             _columns(self._listeners, config.listeners, board.listeners),
             _columns(self._pools, config.pools, board.pools),
             _columns(self._nodes, nodes, board.nodes),
             servers,
+            self._notice,
         )
 
     def _server(self, pool: str, name: str) -> int:
         column = self._servers.get((pool, name))
         if column is None:
-            column = len(self._servers) + 1
+            column = max(self._board.servers_used, 1)
             if column >= self._board.servers:
                 return OTHER_SERVER
             self._servers[pool, name] = column

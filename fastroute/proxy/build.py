@@ -30,6 +30,7 @@ from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyCo
 from fastroute.errors import ConfigError
 from fastroute.health.load_probe import LoadProbe
 from fastroute.health.outlier import Outliers
+from fastroute.model import Server
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.routes import route_table
 from fastroute.proxy.seat import Seat
@@ -56,6 +57,16 @@ class PoolParts:
     codec: TokenCodec | None
     tally: Tally
     affinity: Any = None
+
+    def change_servers(self, servers: list[Server]) -> None:
+        """Take in and let go servers, by name; who stays keeps its counts, its bindings and its connections.
+
+        Raises:
+            UsageError: a list that the pool cannot hold; it is as it was.
+        """
+        self.pool.update(servers)
+        if self.codec is not None:
+            self.slow.name({self.codec.server_digest(server.name): server.name for server in servers})
 
 
 @dataclass

@@ -114,6 +114,10 @@ class SlowPath:
         """Open a connection for the request."""
         self._start(self._connect(request, epoch, line))
 
+    def name(self, names: dict[int, str]) -> None:
+        """The pool's servers now: digest of a name -> the name, for hints."""
+        self._names = names
+
     def full(self) -> bool:
         """Would a server take a request, had it room?"""
         return _is_full(self._pool.reasons())

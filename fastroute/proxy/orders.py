@@ -11,6 +11,7 @@ Rules of this file: what an operator ordered outranks the file; health alone say
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastroute._core.board import Board
@@ -105,6 +106,11 @@ class Orders:
         if column == 0:
             raise UsageError(f"server {server!r}: this replica has no room for orders of its own; restart it")
         return column
+
+    def forget(self, pool: str, servers: Iterable[str]) -> None:
+        """What these servers were ordered counts as changed: they may have just joined the pool."""
+        for server in servers:
+            self._seen.pop(self._columns.get(pool, {}).get(server, 0), None)
 
     def changed(self) -> list[tuple[str, str, Order]]:
         """(pool, server, order) of what changed since the last call."""

@@ -13,6 +13,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fastroute._core.board import Row, Tally
+from fastroute.config.membership import name_of, servers_of
+from fastroute.errors import UsageError
 from fastroute.metrics.layout import (
     NODE_COUNTED,
     NODE_COUNTED_AT,
@@ -26,13 +28,13 @@ from fastroute.metrics.layout import (
     Ledger,
     make_board,
 )
-from fastroute.proxy.orders import Orders, apply
+from fastroute.proxy.orders import Order, Orders, apply
 
 if TYPE_CHECKING:
-    from fastroute.config.schema import Config
+    from fastroute.config.schema import Config, ServerConfig
     from fastroute.proxy.build import Parts, PoolParts
 
-__all__ = ["LOOK_S", "Seat", "own_seat"]
+__all__ = ["LOOK_S", "Seat", "has_desk", "own_seat"]
 
 LOOK_S = 0.1
 """How often a worker looks for orders: what `ctl` waits for at most, and a tenth of what a fleet is promised."""
@@ -59,6 +61,9 @@ class Seat:
         self._parts: Parts | None = None
         self._handle: asyncio.TimerHandle | None = None
         self._bases: dict[tuple[str, str], list[int]] = {}
+        self._noticed = 0
+        self._servers: dict[str, tuple[ServerConfig, ...]] = {}
+        self._weights: dict[str, dict[str, int]] = {}
 
     def tally(self, pool: str) -> Tally:
         """Where a pool's requests are counted."""
@@ -67,6 +72,8 @@ class Seat:
     def start(self, parts: Parts) -> None:
         """Follow the orders that hold, and look for more from now on; before the first request."""
         self._parts = parts
+        self._servers = {name: one.config.servers for name, one in parts.pools.items()}
+        self._weights = {name: {name_of(one): one.weight for one in these} for name, these in self._servers.items()}
         self._bases = {
             **{("pool", name): self._pool_words(name) for name in parts.pools},
             **{("node", name): self._node_words(name) for name in self.columns.nodes},
@@ -92,14 +99,40 @@ class Seat:
         version = self.row.board.version
         if version == self._version or self._parts is None:
             return
+        self._follow_members()
         for name, server, order in self._orders.changed():
             parts = self._parts.pools.get(name)
             if parts is not None:
-                weight = next(one.weight for one in parts.config.server_list() if one.name == server)
-                apply(parts.pool, server, order, weight)
+                apply(parts.pool, server, order, self._weights[name].get(server, 1))
         self._version = version
         self._say_pools()
         self.row.follow(version)
+
+    def _follow_members(self) -> None:
+        """Take in and let go the servers that the notice says."""
+        version, told = self.columns.notice.read()
+        if version == self._noticed or self._parts is None:
+            return
+        self._noticed = version
+        self.columns.learn(told)
+        for name, parts in self._parts.pools.items():
+            servers = servers_of(parts.config.servers, told.pools.get(name))
+            if servers == self._servers[name]:
+                continue
+            weights = {name_of(one): one.weight for one in servers}
+            rows = []
+            for one in servers:
+                order = self._orders.of(name, name_of(one)) if self.columns.servers[name].get(name_of(one)) else Order()
+                row = one.server()
+                rows.append(row if order.weight is None else row.replace(weight=order.weight))
+            try:
+                parts.change_servers(rows)
+            except UsageError as error:  # it was checked where it was given: a bug, or another version's
+                log.error("pool %s: its servers could not be changed: %s", name, error)
+                continue
+            log.info("pool %s has %d servers now", name, len(rows))
+            self._servers[name], self._weights[name] = servers, weights
+            self._orders.forget(name, weights.keys())
 
     def _again(self) -> None:
         try:
@@ -159,6 +192,11 @@ class Seat:
     def _node_words(self, name: str) -> list[int]:
         words = self.row.words("node", self.columns.nodes[name])
         return list(words[NODE_COUNTED_AT : NODE_COUNTED_AT + len(NODE_COUNTED)])
+
+
+def has_desk(config: Config) -> bool:
+    """Does a replica of this configuration have an admin process: one that is asked, or follows a fleet or sources?"""
+    return config.admin is not None or (config.store is not None and bool(config.secret))
 
 
 def own_seat(config: Config) -> Seat:

@@ -31,7 +31,7 @@ from fastroute.config.load import Loaded
 from fastroute.config.schema import Config
 from fastroute.errors import FastrouteError
 from fastroute.metrics.layout import Columns, Ledger, make_board
-from fastroute.proxy.seat import Seat
+from fastroute.proxy.seat import Seat, has_desk
 from fastroute.proxy.sockets import Sockets, close_dropped, close_socket, lend, open_sockets
 from fastroute.proxy.tls import keep_contexts
 from fastroute.proxy.worker import READY, MakeProxy, die_with_parent, drain_s, run_worker
@@ -94,12 +94,12 @@ class _Generation:
 
     def indices(self, with_admin: bool) -> list[int]:
         """Who belongs to it."""
-        return [*range(self.config.workers), *([ADMIN] if with_admin and self.config.admin is not None else [])]
+        return [*range(self.config.workers), *([ADMIN] if with_admin and has_desk(self.config) else [])]
 
     @property
     def is_ready(self) -> bool:
         workers = [worker for worker in self.workers.values() if worker.index != ADMIN]
-        admin = self.config.admin is None or self.without_admin or ADMIN in self.workers
+        admin = not has_desk(self.config) or self.without_admin or ADMIN in self.workers
         return len(workers) == self.config.workers and admin and all(one.ready for one in self.workers.values())
 
 
@@ -273,8 +273,8 @@ class Supervisor:
         """In the child."""
         if index == ADMIN:
             assert self._admin is not None
-            assert generation.config.admin is not None
-            own = generation.sockets[generation.config.admin.bind][0]
+            admin = generation.config.admin
+            own = generation.sockets[admin.bind][0] if admin is not None else None
             self._close_others({id(own)})
             return self._admin(
                 generation.config,
