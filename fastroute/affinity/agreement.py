@@ -254,30 +254,52 @@ def move(
     return Decision(Kind.UNKNOWN)
 
 
-def release(*, home: int = 0) -> Steps:
-    """End what is bound now: compare-and-delete of the record that is read first.
+def release(successor: Callable[[Record], Record], ttl_s: int, *, known: Record | None = None, home: int = 0) -> Steps:
+    """End what is bound now: the next generation of its term is nobody's, written over the record that is read first.
+
+    A delete would be undone by whoever still knows the binding, as if the store had lost it.
+
+    Args:
+        successor: what to write over a given record: the same term, a higher generation, released.
+        ttl_s: lifetime of that: as long as anybody may know the binding.
+        known: what this replica knows of the key; released where the store has nothing, or an earlier decision.
+        home: rank of the node.
 
     Returns:
-        RELEASED, ABSENT (nothing was bound), MOVED (another decision came in between: it stays, as record), UNKNOWN or
-        DOWN.
+        RELEASED or ABSENT (nothing was bound), both with the released record that stands, if there is one; MOVED
+        (another decision came in between: it stays, as record); UNKNOWN or DOWN.
     """
-    bound = None
+    bound: Record | None = None
+    began = False
     answer = yield Lookup(None, home)
     for _ in range(TRIES_MAX):
         if answer.heard is Heard.DOWN:
             return Decision(Kind.DOWN)
-        if answer.heard is Heard.NOTHING:
-            return Decision(Kind.ABSENT if bound is None else Kind.RELEASED)
         if answer.heard is Heard.UNKNOWN:
             answer = yield Lookup(None, home)
             continue
+        if answer.heard is Heard.NOTHING:
+            bound = known if bound is None or (known is not None and known.outranks(bound)) else bound
+            if bound is None:
+                return Decision(Kind.RELEASED if began else Kind.ABSENT)
+            began = True
+            answer = yield AddThenGet(successor(bound).pack(), ttl_s, home)
+            continue
         found = Record.unpack(answer.data)
-        if bound is not None and answer.data != bound and found is not None:
+        if found is None:  # bytes that are no record
+            began = True
+            answer = yield ExpireThenGet(answer.token, home)
+            continue
+        if found.released and not (known is not None and known.outranks(found)):
+            return Decision(Kind.RELEASED if began else Kind.ABSENT, found, answer.token)
+        if bound is not None and (found.term, found.generation) != (bound.term, bound.generation):
             return Decision(Kind.MOVED, found, answer.token)
-        bound = answer.data
-        answer = yield ExpireThenGet(answer.token, home)
-    if answer.heard is Heard.NOTHING:
-        return Decision(Kind.RELEASED)
+        bound, began = found, True
+        wanted = successor(known if known is not None and known.outranks(found) else found)
+        answer = yield CasThenGet(wanted.pack(), answer.token, ttl_s, home)
+    found = Record.unpack(answer.data)
+    if answer.heard is Heard.RECORD and found is not None and found.released:
+        return Decision(Kind.RELEASED, found, answer.token)
     return Decision(Kind.DOWN if answer.heard is Heard.DOWN else Kind.UNKNOWN)
 
 

@@ -19,7 +19,6 @@ from fastroute._core.pool import Pool
 from fastroute._core.zone import Zone
 from fastroute.affinity.agreement import Answer, Command, Kind
 from fastroute.affinity.binding import ONCE_S, Binder, Bound, Hint
-from fastroute.affinity.copies import release
 from fastroute.clock import Clock
 from fastroute.errors import MemcacheDown, MemcacheUnknown, UsageError
 from fastroute.model import check_name, parse_duration_s
@@ -172,6 +171,7 @@ class AffinityBase:
             writer=self._writer,
             may_move=on_failure != "fail",
             max_lifetime_s=self.max_lifetime_s,
+            near_ttl_s=self.near_ttl_s,
         )
         return view
 
@@ -244,7 +244,9 @@ class AffinityBase:
         return moved
 
     async def unbind(self, view: AffinityView, key: bytes) -> str:
-        """Forget the key, near and on every node that holds it; a decision made meanwhile stays.
+        """Release the key, near and on every node that holds it; a decision made meanwhile stays.
+
+        The store remembers that it was released, for a lifetime: whoever knows the binding still learns of it.
 
         Returns:
             "released", "absent" (it was not bound) or "moved" (bound anew meanwhile: that stays).
@@ -254,12 +256,13 @@ class AffinityBase:
                 come back from it. The zone has forgotten the key all the same.
         """
         fingerprint = view.fingerprint(key)
-        was_near = view.remove(fingerprint)
         name = self._name(view, fingerprint)
         homes = self._homes(name)
         if not homes:
-            return "released" if was_near else "absent"
-        decision = await self._drive(name, homes, release(homes=len(homes)))
+            return "released" if view.remove(fingerprint) else "absent"
+        minute, second = self._wall()
+        steps = self._binders[view].unbind(fingerprint, minute, second=second, homes=len(homes))
+        decision = await self._drive(name, homes, steps)
         view.remove(fingerprint)  # what another process of this machine read in between
         self.statistics.releases[decision.kind.value] += 1
         if decision.kind is Kind.DOWN:

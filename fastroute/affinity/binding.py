@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fastroute._core.affinity_view import BUSY, AffinityView, Binding
 from fastroute.affinity.agreement import Answer, Command, Decision, Kind
-from fastroute.affinity.copies import claim, move, renew
-from fastroute.affinity.record import Record, new_term, server_id, term_age_s
+from fastroute.affinity.copies import claim, move, release, renew
+from fastroute.affinity.record import NOBODY, Record, new_term, server_id, term_age_s
 from fastroute.errors import NoServerAvailable
 
 __all__ = ["MIN_HOLD_S", "ONCE_S", "Binder", "Bound", "Hint"]
@@ -34,6 +34,12 @@ tries the server that the other one chose, and its own failed attempt is evidenc
 
 STORE_TTL_MIN_S, STORE_TTL_MAX_S = 5, 2_592_000
 """memcached's clock steps by one second, and above 30 days it reads a TTL as a date (1.6.18, protocol.txt)."""
+
+RELEASED_MARGIN_S = 2
+"""Added to the lifetime of a released key's record: memcached's clock steps by one second, ours by 64 ms."""
+
+MOVES_MAX = 4
+"""Times that a key is moved on because the server it was moved to cannot take it when the store has answered."""
 
 Hint = tuple[str, int, int]
 """(server name, term, generation) from a verified cookie."""
@@ -73,6 +79,7 @@ class Binder:
         writer: 32-bit id of this process, written into records: for people who debug, and for the ping-pong guard.
         may_move: False keeps a key whose server is down there, and refuses its requests (on_failure = "fail").
         max_lifetime_s: a binding of that age ends and is made afresh; 0: never.
+        near_ttl_s: how long an entry is used without asking: a released key is remembered for so much longer.
     """
 
     def __init__(
@@ -84,11 +91,13 @@ class Binder:
         writer: int,
         may_move: bool = True,
         max_lifetime_s: float = 0,
+        near_ttl_s: float = 0,
     ) -> None:
         self._view, self._stored, self._writer = view, stored, writer
         self._may_move, self._max_lifetime_s = may_move, max_lifetime_s
         self._ttl_s = min(max(math.ceil(ttl_s), STORE_TTL_MIN_S), STORE_TTL_MAX_S)
         self._once_s = min(self._ttl_s, math.ceil(ONCE_S))
+        self._released_s = min(self._ttl_s + math.ceil(near_ttl_s) + RELEASED_MARGIN_S, STORE_TTL_MAX_S)
         self._slot_of_id: dict[int, int] = {}
         self._id_of_slot: dict[int, int] = {}
         self._version = -1
@@ -125,9 +134,19 @@ class Binder:
             expires_tick: when the binding ends; 0 for a full lifetime from now.
         """
         self._refresh()
+        if record.released:
+            self._forget(fingerprint, record)
+            return
         slot = self._slot_of_id.get(record.server, -1)
         if slot >= 0:
             self._view.learn(fingerprint, slot, record.term, record.generation, expires_tick=expires_tick)
+
+    def _forget(self, fingerprint: bytes, released: Record) -> bool:
+        """The store says that the key was released: what the zone knows from before is no hint any more."""
+        near = self._view.lookup(fingerprint)
+        if not isinstance(near, Binding) or near.term != released.term or near.generation >= released.generation:
+            return False
+        return self._view.remove(fingerprint, near.term, near.generation)
 
     # -- what the pool says -------------------------------------------------------------------------------------------
 
@@ -219,7 +238,9 @@ class Binder:
             decision = yield from claim(candidate, self._once_s, full_ttl_s=self._ttl_s, homes=homes)
         if decision.record is None:
             return self._degraded(fingerprint, key, near, known, decision, wall_s)
-        if self._too_old(decision.record.term, wall_s):
+        if decision.record.released:
+            self._forget(fingerprint, decision.record)
+        if decision.record.released or self._too_old(decision.record.term, wall_s):
             return (yield from self._bind_afresh(fingerprint, key, decision, wall_s, homes))
         slot = self._usable_slot(decision.record)
         if slot < 0:
@@ -236,23 +257,34 @@ class Binder:
         return Bound(slot, reason, decision.record.term, decision.record.generation, kind, only_read)
 
     def _bind_afresh(self, fingerprint: bytes, key: bytes, ended: Decision, wall_s: int, homes: int) -> Steps:
-        """Bind a key whose binding has reached its lifetime: a new term, once over the whole fleet."""
+        """Bind a key whose binding was released or has reached its lifetime: a new term, once over the whole fleet."""
         fresh = self._record(self._policy_slot(key), new_term(wall_s), 1, wall_s)
+
+        def over(record: Record) -> bool:
+            return record.released or self._too_old(record.term, wall_s)
+
+        def successor(record: Record) -> Record:  # what others bound afresh, to a server that is down here, is moved
+            return fresh if over(record) else replace(fresh, term=record.term, generation=record.generation + 1)
+
         decision = yield from move(
             ended.record,
             ended.token,
-            lambda _: fresh,
-            lambda record: not self._too_old(record.term, wall_s) and self._usable_slot(record) >= 0,
+            # What another replica bound afresh meanwhile, to a server that cannot take it here, is moved.
+            lambda record: (
+                fresh if over(record) else replace(fresh, term=record.term, generation=record.generation + 1)
+            ),
+            lambda record: not over(record) and self._usable_slot(record) >= 0,
             lambda: fresh,
             self._ttl_s,
             homes=homes,
         )
-        record = decision.record or fresh
+        if decision.record is None:
+            slot = self._deterministic_slot(key)  # the store went away meanwhile: what every replica answers
+            return Bound(slot, "fallback-hash", 0, 0, decision.kind.value)
+        record = decision.record
         slot = self._usable_slot(record)
         if slot < 0:
             raise NoServerAvailable(self._view.pool.name, self._view.pool.reasons())
-        if decision.record is None:
-            return Bound(slot, "policy", 0, 0, decision.kind.value)
         self._learn(fingerprint, slot, record)
         adopted = decision.kind is Kind.ADOPTED
         return Bound(
@@ -315,6 +347,24 @@ class Binder:
             return self._move_in_zone(fingerprint, key, known, -1, provisional=True, kind=kind)
         slot, term = self._deterministic_slot(key), new_term(wall_s)
         return self._claim_in_zone(fingerprint, slot, term, 1, "fallback-hash", kind, provisional=True, once=True)
+
+    # -- release ------------------------------------------------------------------------------------------------------
+
+    def unbind(
+        self, fingerprint: bytes, minute: int, *, second: int = 0, homes: int = 1
+    ) -> Generator[Command, Answer, Decision]:
+        """Release the key: forgotten near, and nobody's in the store for as long as anybody may know of the binding."""
+        near = self._view.lookup(fingerprint)
+        known = Record(near.term, near.generation, NOBODY) if isinstance(near, Binding) else None
+        self._view.remove(fingerprint)
+        return (
+            yield from release(
+                lambda record: record.moved_to(NOBODY, writer=self._writer, minute=minute, second=second),
+                self._released_s,
+                known=known,
+                homes=homes,
+            )
+        )
 
     # -- the zone as the agreement, or as the stand-in while the store is away -----------------------------------------
 
@@ -485,11 +535,6 @@ class Binder:
         *,
         own: bool = True,
     ) -> Steps:
-        assert known.record is not None
-        self._check_may_move(known.record)
-        slot = self._deterministic_slot(key, excluded)
-        identity = self._id_of_slot[slot]
-
         def usable(record: Record) -> bool:
             found = self._usable_slot(record)
             if found >= 0 and found != excluded:
@@ -497,24 +542,31 @@ class Binder:
             held = self._held_slot(record, wall_s)
             return held >= 0 and not (own and held == excluded)
 
-        decision = yield from move(
-            known.record,
-            known.token,
-            lambda record: record.moved_to(identity, writer=self._writer, minute=wall_s // 60, second=wall_s % 60),
-            usable,
-            lambda: Record(new_term(wall_s), 1, identity, self._writer, wall_s // 60, wall_s % 60),
-            self._ttl_s,
-            homes=homes,
-        )
-        if decision.record is None:
-            return self._move_in_zone(
-                fingerprint, key, known.record, excluded, provisional=True, kind=decision.kind.value
+        decision = known
+        for _ in range(MOVES_MAX):
+            before = decision.record
+            assert before is not None
+            self._check_may_move(before)
+            first = self._record(self._deterministic_slot(key, excluded), new_term(wall_s), 1, wall_s)
+            decision = yield from move(
+                before,
+                decision.token,
+                lambda record, to=first: replace(to, term=record.term, generation=record.generation + 1),  # type: ignore[misc]
+                usable,
+                lambda first=first: first,  # type: ignore[misc]
+                self._ttl_s,
+                homes=homes,
             )
-        found = self._usable_slot(decision.record)
-        if found < 0:
-            found = self._held_slot(decision.record, wall_s)
-        if found < 0:  # it went down or left the pool while the store was asked
-            return (yield from self._move_in_store(fingerprint, key, decision, excluded, wall_s, homes, own=own))
-        self._learn(fingerprint, found, decision.record)
-        reason: Reason = "affinity-store" if decision.kind is Kind.ADOPTED else "moved"
-        return Bound(found, reason, decision.record.term, decision.record.generation, decision.kind.value)
+            if decision.record is None:
+                return self._move_in_zone(
+                    fingerprint, key, before, excluded, provisional=True, kind=decision.kind.value
+                )
+            found = self._usable_slot(decision.record)
+            if found < 0:
+                found = self._held_slot(decision.record, wall_s)
+            if found >= 0:
+                self._learn(fingerprint, found, decision.record)
+                reason: Reason = "affinity-store" if decision.kind is Kind.ADOPTED else "moved"
+                return Bound(found, reason, decision.record.term, decision.record.generation, decision.kind.value)
+            # else: it went down or left the pool while the store was asked
+        return Bound(self._deterministic_slot(key, excluded), "fallback-hash", 0, 0, Kind.UNKNOWN.value)

@@ -48,8 +48,6 @@ from fastroute.affinity.record import Record
 
 __all__ = ["claim", "move", "release", "renew", "touch"]
 
-_WORST_FIRST = (Kind.MOVED, Kind.UNKNOWN, Kind.DOWN, Kind.RELEASED, Kind.ABSENT)
-
 
 @dataclass(slots=True)
 class _Seen:
@@ -63,6 +61,7 @@ class _Seen:
     token: Any = None
     best: Record | None = None
     unknown: bool = False
+    down: bool = False
 
     def nobody(self, known: Record | None) -> Decision:
         """The outcome where no home decides: what a follower holds, unless the caller knows of a later decision."""
@@ -136,14 +135,16 @@ def touch(ttl_s: int, *, homes: int = 1) -> Steps:
     """Slide the expiry of what is bound, on every home; settle followers, restore home (I8, I10). Binds nothing.
 
     Returns:
-        WON with the record that stands, ADOPTED where a follower's stands now, ABSENT, UNKNOWN or DOWN.
+        WON with the record that stands, ADOPTED where a follower's stands now, ABSENT (with the released record that
+        stands, if one does), UNKNOWN or DOWN.
     """
     if homes == 1:
         answer = yield Lookup(ttl_s)
         if answer.heard in (Heard.DOWN, Heard.UNKNOWN):
             return Decision(Kind(answer.heard.value))
         found = Record.unpack(answer.data)
-        return Decision(Kind.ABSENT) if found is None else Decision(Kind.WON, found, answer.token)
+        bound = found is not None and not found.released
+        return Decision(Kind.WON if bound else Kind.ABSENT, found, answer.token)
     seen = yield from _look(homes, ttl_s)
     if seen.acting < 0:
         return seen.nobody(None)
@@ -154,30 +155,60 @@ def touch(ttl_s: int, *, homes: int = 1) -> Steps:
         decision = yield from agreement.claim(seen.best, ttl_s, home=seen.acting)
         if decision.record is None:
             return decision
-    return (yield from _settle(decision, ttl_s, homes, seen.acting))
+    decision = yield from _settle(decision, ttl_s, homes, seen.acting)
+    if decision.record is not None and decision.record.released:
+        return Decision(Kind.ABSENT, decision.record, decision.token)
+    return decision
 
 
-def release(*, homes: int = 1) -> Steps:
-    """agreement.release, on all homes of the key.
+def release(successor: Callable[[Record], Record], ttl_s: int, *, known: Record | None = None, homes: int = 1) -> Steps:
+    """agreement.release, on all homes of the key: home decides, followers settle.
 
-    Followers first, then home, then followers once more: whoever looks in between finds the binding as it was, or
-    writes it to a follower again, from where it would come back.
+    Whoever looks in between finds the binding as it was at home, or released; a follower that still has it is overruled
+    by home, and after a loss there by the next generation on any other follower.
 
     Returns:
-        The worst that was met: MOVED (a decision made meanwhile stays), UNKNOWN, DOWN (of any home: its copy may come
-        back with it), RELEASED, ABSENT.
+        What home came to: RELEASED, ABSENT or MOVED (a decision made meanwhile stays); UNKNOWN or DOWN when any home
+        did not answer: its copy may come back with it.
     """
     if homes == 1:
-        return (yield from agreement.release())
-    met: dict[int, Decision] = {}
-    for rank in [*reversed(range(homes)), *range(1, homes)]:
-        again = rank in met
-        if again and met[rank].kind is Kind.DOWN:
+        return (yield from agreement.release(successor, ttl_s, known=known))
+    seen = yield from _look(homes, None, all_of_them=True)
+    if seen.acting < 0:
+        return Decision(Kind.UNKNOWN if seen.unknown else Kind.DOWN)
+    latest = known
+    if seen.best is not None and (latest is None or seen.best.outranks(latest) or seen.best.term != latest.term):
+        latest = seen.best  # a node's word over this replica's
+    decision = yield from agreement.release(successor, ttl_s, known=latest, home=seen.acting)
+    if decision.kind in (Kind.DOWN, Kind.UNKNOWN, Kind.MOVED):
+        return decision
+    missed = Kind.UNKNOWN if seen.unknown else Kind.DOWN if seen.down else None
+    if decision.record is None:
+        return decision if missed is None else Decision(missed)
+    for rank in range(seen.acting + 1, homes):
+        heard = yield from _release_copy(decision.record, ttl_s, rank)
+        if heard in (Heard.DOWN, Heard.UNKNOWN) and missed is not Kind.UNKNOWN:
+            missed = Kind(heard.value)
+    return Decision(missed) if missed is not None else decision
+
+
+def _release_copy(released: Record, ttl_s: int, rank: int) -> Generator[Command, Answer, Heard]:
+    """Bring home's word to a follower, over an earlier decision of that term; another term there is a later binding."""
+    answer = yield Lookup(None, rank)
+    for _ in range(TRIES_MAX):
+        if answer.heard is Heard.DOWN:
+            break
+        if answer.heard is Heard.UNKNOWN:
+            answer = yield Lookup(None, rank)
             continue
-        decision = yield from agreement.release(home=rank)
-        if not again or decision.kind is not Kind.ABSENT:
-            met[rank] = decision
-    return min(met.values(), key=lambda one: _WORST_FIRST.index(one.kind))
+        if answer.heard is Heard.NOTHING:
+            answer = yield AddThenGet(released.pack(), ttl_s, rank)
+            continue
+        found = Record.unpack(answer.data)
+        if found is not None and not released.outranks(found):
+            break
+        answer = yield CasThenGet(released.pack(), answer.token, ttl_s, rank)
+    return answer.heard
 
 
 def _agree(candidate: Record, ttl_s: int, full_ttl_s: int, homes: int) -> Steps:
@@ -201,7 +232,7 @@ def _agree(candidate: Record, ttl_s: int, full_ttl_s: int, homes: int) -> Steps:
     return decision
 
 
-def _look(homes: int, ttl_s: int, *, all_of_them: bool = False) -> Generator[Command, Answer, _Seen]:
+def _look(homes: int, ttl_s: int | None, *, all_of_them: bool = False) -> Generator[Command, Answer, _Seen]:
     """Read home, sliding; further homes only while home has nothing or does not answer, or all of them."""
     seen = _Seen()
     for rank in range(homes):
@@ -210,6 +241,7 @@ def _look(homes: int, ttl_s: int, *, all_of_them: bool = False) -> Generator[Com
             answer = yield Lookup(ttl_s, rank)
         if answer.heard is Heard.UNKNOWN:
             seen.unknown = True
+        seen.down = seen.down or answer.heard is Heard.DOWN
         if answer.heard in (Heard.UNKNOWN, Heard.DOWN):
             continue
         found = Record.unpack(answer.data)

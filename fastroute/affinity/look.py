@@ -42,7 +42,7 @@ async def look(store: Any, name: bytes, pool: Pool, timeout_s: float) -> StoreAn
     if reply.status != HIT:
         return StoreAnswer({MISS: "miss", DOWN: "down"}.get(reply.status, "unknown"))
     record = Record.unpack(reply.value)
-    if record is None:
+    if record is None or record.released:
         return StoreAnswer("miss")
     server = next((one.name for one in pool.servers if server_id(one.name) == record.server), None)
     return StoreAnswer("hit", server, record.term, record.generation, record.writer, record.minute)

@@ -177,6 +177,9 @@ class PushChannel:
                         if task.done():
                             task.result()
                     await asyncio.sleep(BEAT_S)
+                    # A process that was stopped on its way to serve another store may have put that one's name there.
+                    if self.board.owns:
+                        self.board.serve()
                     self._count_lines()
                     if watch != (self._store.watch and time.monotonic() >= self._rest_until_s):
                         break

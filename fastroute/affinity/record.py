@@ -11,6 +11,9 @@ The term's upper 26 bits are the second of that first assignment (wrapping after
 every place that remembers a decision (store, zone, cookie) knows how old the binding is, whoever restores or moves it.
 Two replicas that claim one key in one second draw the same term once in 2.7e11.
 
+A released key has a record as well: the term's next generation, of nobody (server id 0). Wherever the released binding
+is still known (a zone, a copy, a cookie) it is the earlier decision, and loses.
+
 A record of another version or size is no record: it is replaced by compare-and-set, never believed. The worst a forger
 of records can do is to name another configured server.
 
@@ -27,6 +30,7 @@ from fastroute._core.hashes import xxh64
 
 __all__ = [
     "GENERATION_MAX",
+    "NOBODY",
     "RECORD_BYTES",
     "RECORD_VERSION",
     "TERM_RANDOM_BITS",
@@ -40,6 +44,8 @@ RECORD_VERSION = 1
 GENERATION_MAX = 2**31
 """What is read with a later one is no record: nobody moves a key that often, and one that could not be moved any more
 (generations have 32 bits) would make its key's requests fail."""
+NOBODY = 0
+"""The server id of a released key's record; no name has it (one in 2**64 would, and could not be bound to)."""
 _LAYOUT = struct.Struct("<BBHIQQII")
 RECORD_BYTES = _LAYOUT.size
 TERM_RANDOM_BITS = 38
@@ -89,6 +95,11 @@ class Record:
     def outranks(self, other: Record) -> bool:
         """Is this a later decision of the same term? The only case in which another record beats the store's."""
         return self.term == other.term and self.generation > other.generation
+
+    @property
+    def released(self) -> bool:
+        """Does it say that the key is bound to nobody any more?"""
+        return self.server == NOBODY
 
     def moved_to(self, server: int, *, writer: int, minute: int, second: int = 0) -> Record:
         """The next decision of this term."""

@@ -129,6 +129,11 @@ class Affinity(AffinityBase):
             self._push = None
         self._close_zone()
 
+    async def retire(self) -> None:
+        """This process is about to end: another one of the machine is to run the push channel. Bindings work on."""
+        if self._push is not None:
+            await self._push.aclose()
+
     def _join(self) -> None:
         """Take part in the push channel of the zone."""
         if self._push is None and not self._closed and self.store is not None and store_digest(self.store):

@@ -16,6 +16,7 @@ from typing import Any, Self
 import msgspec
 
 from fastroute._core.http_wire import Engine
+from fastroute.affinity import Affinity
 from fastroute.clock import SYSTEM, Clock
 from fastroute.config.schema import Config
 from fastroute.errors import UsageError
@@ -116,6 +117,7 @@ class Proxy:
         self._seat.accept(False)
         for listener in self._listeners:
             listener.stop_accepting()
+        await self._retire()
         while True:
             if loop.time() >= idle_until_s:
                 for listener in self._listeners:
@@ -124,6 +126,13 @@ class Proxy:
                 break
             await asyncio.sleep(min(DRAIN_LOOK_S, max(0.0, end_s - loop.time())))
         await self.aclose()
+
+    async def _retire(self) -> None:
+        """Let another process of the machine run the push channel from now on."""
+        pools = self._parts.pools.values() if self._parts is not None else ()
+        for affinity in {id(pool.affinity): pool.affinity for pool in pools}.values():
+            if isinstance(affinity, Affinity):
+                await affinity.retire()
 
     async def aclose(self) -> None:
         """Close everything now. Safe to call again."""

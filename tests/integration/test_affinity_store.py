@@ -173,12 +173,14 @@ async def test_record_of_an_unknown_server_or_garbage_is_replaced(memcached):
             assert Record.unpack((await one.store.get(name)).value) is not None
 
 
-async def test_released_key_is_gone_from_store_and_zone(memcached):
+async def test_released_key_is_nobodys_in_the_store_and_gone_from_the_zone(memcached):
     async with replicas(memcached.address, 1) as (one,):
         await one.route("u")
         await one.router.release("u")
         view = next(iter(one.affinity._binders))
-        assert not (await one.store.get(store_key("fr", "app", view.fingerprint(b"u")))).hit
+        reply = await one.store.get(store_key("fr", "app", view.fingerprint(b"u")))
+        assert Record.unpack(reply.value).released
+        assert view.lookup(view.fingerprint(b"u")) is None
 
 
 async def test_raw_keys_never_reach_the_store(memcached):

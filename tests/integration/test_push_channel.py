@@ -15,6 +15,7 @@ import pytest
 
 from fastroute import Affinity, Memcached, Pool, Router, Server, Zone
 from fastroute._core.affinity_table import PROVISIONAL
+from fastroute._core.zone_push import PushBoard
 from fastroute.affinity.base import store_key
 from fastroute.affinity.republish import walk
 from tests.support.memcached import Memcached as MemcachedServer
@@ -163,6 +164,39 @@ async def test_release_on_one_machine_is_known_on_the_other(memcached):
         await other.route("user")
         await one.router.release("user")
         await until(lambda: not other.knows("user"))
+        answers = {await replica.route("user") for replica in (other, one, other)}
+        assert len(answers) == 1
+        assert other.view.lookup(other.view.fingerprint(b"user")).generation == 1, "bound anew, not brought back"
+
+
+async def test_flush_with_a_delay_is_noticed_when_it_comes_and_what_it_took_is_written_again(memcached):
+    async with Replica(memcached.address) as one:
+        await one.pushed()
+        keys = [f"user-{n}" for n in range(50)]
+        for key in [*keys, *keys]:
+            await one.route(key)
+        losses = one.push.losses["flush"]
+        began_s = time.monotonic()
+        assert memcached.command("flush_all 3") == b"OK\r\n"
+        await until(lambda: one.push.losses["flush"] == losses + 1)
+        await until(lambda: one.push.republished + one.push.republish_adopted >= 50)
+        await until(lambda: one.push.losses["flush"] == losses + 2)
+        noticed_s = time.monotonic() - began_s
+        written = one.push.republished
+        await until(lambda: one.push.republished >= written + 50)
+        replies = [await one.store.get(one.name(key)) for key in keys]
+        assert all(reply.hit for reply in replies)
+        print(f"a flush that was asked for 3 s ahead was noticed after {noticed_s:.1f} s")
+
+
+async def test_name_of_another_store_that_a_stopped_process_wrote_late_is_put_right_by_the_next_beat(memcached):
+    async with Replica(memcached.address) as one:
+        await one.pushed()
+        late = PushBoard(one.affinity.table, one.affinity._push.board.store ^ 1, 77)
+        late.serve()  # as from a process that was stopped on its way here, and has lost its lease since
+        assert one.affinity._push.board.store != late.store
+        await until(lambda: one.mode == "poll")
+        await one.pushed()
 
 
 async def test_eviction_makes_the_entry_a_hint_and_the_hint_restores_it(memcached):

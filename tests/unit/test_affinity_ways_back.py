@@ -7,7 +7,8 @@ import pytest
 from fastroute._core.affinity_table import Record as Entry
 from fastroute.affinity import agreement, republish
 from fastroute.affinity.agreement import Answer, CasThenGet, Heard, Kind, Lookup
-from fastroute.affinity.record import Record
+from fastroute.affinity.binding import MOVES_MAX
+from fastroute.affinity.record import Record, server_id
 from tests.unit.test_affinity_rules import NOW_S, S1, S2, S3, pool_of, replica, written
 
 __all__ = ["replica"]
@@ -119,3 +120,26 @@ def test_restored_record_does_not_look_like_a_fresh_move(replica):
     assert one.held()[0].server == S3
     two.pool.set_state("S3", "down")
     assert two.name(two.bind()) != "S3"
+
+
+def test_servers_that_go_down_each_time_the_store_answers_end_in_an_answer_without_a_binding(replica):
+    """However often the key is moved to a server that is gone when the move is written: so many times, and no more."""
+    one = replica(pool_of(*range(1, 10)))
+    first = one.bind()
+    minute, second = divmod(NOW_S, 60)
+    steps = one.binder.rebind(one.fingerprint, b"u", first.slot, first.term, 1, minute, second=second)
+    names = {server_id(server.name): server.name for server in one.pool.servers}
+    answer, moves = None, 0
+    while True:
+        try:
+            command = steps.send(answer)
+        except StopIteration as end:
+            bound = end.value
+            break
+        answer = one.homes[0].ask(command)
+        if isinstance(command, CasThenGet):
+            moves += 1
+            one.pool.set_state(names[Record.unpack(command.record).server], "down")
+    assert moves == MOVES_MAX
+    assert (bound.reason, bound.term) == ("fallback-hash", 0)
+    assert one.pool.may_take_bound(bound.slot)

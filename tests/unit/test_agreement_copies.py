@@ -6,7 +6,7 @@ import pytest
 
 from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, Decision, Heard, Kind, Lookup
 from fastroute.affinity.copies import claim, move, release, renew, touch
-from fastroute.affinity.record import Record, server_id
+from fastroute.affinity.record import NOBODY, Record, server_id
 from tests.support.register import Register
 
 S1, S2, S3 = (server_id(f"web-{n}") for n in (1, 2, 3))
@@ -51,6 +51,16 @@ def moving(known, *, dead=(S1,), to=S2, homes=2):
         60,
         homes=homes,
     )
+
+
+def releasing(*, known=None, homes=1):
+    return release(lambda record: record.moved_to(NOBODY, writer=9, minute=6), 90, known=known, homes=homes)
+
+
+def released(home: Register) -> tuple[int, int] | None:
+    """Which (term, generation) says that the key is nobody's."""
+    record = Record.unpack(home.data)
+    return (record.term, record.generation) if record is not None and record.released else None
 
 
 # ---- claim
@@ -250,20 +260,87 @@ def test_second_mover_adopts_the_first_movers_server_on_either_node():
 # ---- release
 
 
-def test_release_ends_every_copy():
+def test_release_is_the_next_generation_of_nobody_on_every_copy():
     homes = nodes(MINE, MINE)
-    decision, _ = drive(release(homes=2), homes)
-    assert (decision.kind, held(homes)) == (Kind.RELEASED, [None, None])
+    decision, _ = drive(releasing(homes=2), homes)
+    assert (decision.kind, [released(home) for home in homes]) == (Kind.RELEASED, [(7, 2), (7, 2)])
 
 
 def test_release_of_what_is_not_bound_is_absent():
     for count in (1, 2):
-        assert drive(release(homes=count), nodes(*[None] * count))[0].kind is Kind.ABSENT
+        homes = nodes(*[None] * count)
+        assert drive(releasing(homes=count), homes)[0].kind is Kind.ABSENT
+        assert held(homes) == [None] * count
+    for count in (1, 2):
+        homes = nodes(*[MINE] * count)
+        drive(releasing(homes=count), homes)
+        before = held(homes)
+        assert drive(releasing(homes=count), homes)[0].kind is Kind.ABSENT
+        assert held(homes) == before
+
+
+def test_what_the_store_lost_and_the_zone_knows_is_released():
+    for count in (1, 2):
+        homes = nodes(*[None] * count)
+        assert drive(releasing(known=MINE, homes=count), homes)[0].kind is Kind.RELEASED
+        assert [released(home) for home in homes] == [(7, 2)] * count
+
+
+def test_later_decision_that_the_zone_knows_is_released():
+    homes = nodes(MINE)
+    assert drive(releasing(known=LATER), homes)[0].kind is Kind.RELEASED
+    assert released(homes[0]) == (7, 3)
+
+
+def test_copy_that_a_follower_alone_has_is_released():
+    homes = nodes(None, LATER)
+    assert drive(releasing(homes=2), homes)[0].kind is Kind.RELEASED
+    assert [released(home) for home in homes] == [(7, 3), (7, 3)]
+
+
+def test_released_binding_is_not_restored_by_who_still_knows_it():
+    for steps in (claim(MINE, 60, full_ttl_s=600), renew(MINE, 60), claim(MINE, 60, homes=2), renew(MINE, 60, homes=2)):
+        homes = nodes(MINE, MINE)
+        drive(releasing(homes=2), homes)
+        decision, _ = drive(steps, homes)
+        assert (decision.kind, decision.record.released) == (Kind.ADOPTED, True)
+
+
+def test_released_binding_that_home_lost_is_released_by_its_followers():
+    homes = nodes(MINE, MINE)
+    drive(releasing(homes=2), homes)
+    homes[0].forget()
+    decision, _ = drive(renew(MINE, 60, homes=2), homes)
+    assert decision.record.released
+    assert released(homes[0]) == (7, 2)
+
+
+def test_touch_of_a_released_key_says_that_it_is_not_bound():
+    for count in (1, 2):
+        homes = nodes(*[MINE] * count)
+        drive(releasing(homes=count), homes)
+        assert drive(touch(60, homes=count), homes)[0].kind is Kind.ABSENT
+
+
+def test_touch_brings_a_release_home_that_home_has_missed():
+    homes = nodes(MINE, MINE)
+    homes[0].up = False
+    assert drive(releasing(homes=2), homes)[0].kind is Kind.DOWN
+    homes[0].up = True
+    assert drive(touch(60, homes=2), homes)[0].kind is Kind.ABSENT
+    assert [released(home) for home in homes] == [(7, 2), (7, 2)]
+
+
+def test_move_of_a_released_key_is_its_next_generation():
+    homes = nodes(MINE)
+    drive(releasing(), homes)
+    decision, _ = drive(moving(MINE, dead=(S1, NOBODY), homes=1), homes)
+    assert (decision.kind, decision.record.generation, decision.record.server) == (Kind.MOVED, 3, S2)
 
 
 def test_release_leaves_what_was_moved_meanwhile():
     register = nodes(MINE)[0]
-    steps = release()
+    steps = releasing()
     answer = register.ask(next(steps))
     register.ask(CasThenGet(LATER.pack(), answer.token, 60))
     command = steps.send(answer)
@@ -274,7 +351,7 @@ def test_release_leaves_what_was_moved_meanwhile():
 
 def test_release_retries_when_the_store_itself_changed_the_token():
     register = nodes(MINE)[0]
-    steps = release()
+    steps = releasing()
     answer = register.ask(next(steps))
     register.counter += 1
     register.cas = register.counter
@@ -282,12 +359,12 @@ def test_release_retries_when_the_store_itself_changed_the_token():
     command = steps.send(answer)
     with pytest.raises(StopIteration) as end:
         steps.send(register.ask(command))
-    assert (end.value.value.kind, register.data) == (Kind.RELEASED, None)
+    assert (end.value.value.kind, released(register)) == (Kind.RELEASED, (7, 2))
 
 
 def test_release_without_an_answer_reads_again():
     register = nodes(MINE)[0]
-    steps = release()
+    steps = releasing()
     command = steps.send(register.ask(next(steps)))
     register.ask(command)  # it happened, and nobody was told
     command = steps.send(Answer(Heard.UNKNOWN))
@@ -297,27 +374,47 @@ def test_release_without_an_answer_reads_again():
     assert end.value.value.kind is Kind.RELEASED
 
 
+def test_release_replaces_what_is_no_record():
+    register = nodes(MINE)[0]
+    register.data = b"something else"
+    assert drive(releasing(), [register])[0].kind is Kind.RELEASED
+    assert register.data is None
+
+
 def test_release_with_a_node_away_says_so():
     homes = nodes(MINE, MINE)
     homes[1].up = False
-    decision, _ = drive(release(homes=2), homes)
-    assert (decision.kind, held(homes)) == (Kind.DOWN, [None, MINE])
+    decision, _ = drive(releasing(homes=2), homes)
+    assert (decision.kind, released(homes[0]), held(homes)[1]) == (Kind.DOWN, (7, 2), MINE)
 
 
 def test_release_is_not_undone_by_a_follower_written_in_between():
-    homes = nodes(MINE, MINE)
-    steps, answer = release(homes=2), None
-    asked = 0
+    homes = nodes(MINE, None)
+    steps, answer = releasing(homes=2), None
     try:
         while True:
             command = steps.send(answer)
-            asked += 1
-            if command.home == 0 and homes[1].data is None:
-                homes[1].ask(AddThenGet(MINE.pack(), 60))  # another replica's touch, which has just read home
+            if released(homes[0]) and homes[1].data is None:
+                homes[1].ask(AddThenGet(MINE.pack(), 60))  # another replica's touch, which read home before
             answer = homes[command.home].ask(command)
     except StopIteration as end:
         decision = end.value
-    assert (decision.kind, held(homes)) == (Kind.RELEASED, [None, None])
+    assert (decision.kind, [released(home) for home in homes]) == (Kind.RELEASED, [(7, 2), (7, 2)])
+
+
+def test_release_leaves_a_follower_alone_that_holds_what_was_bound_since():
+    homes = nodes(MINE, MINE)
+    steps, answer = releasing(homes=2), None
+    try:
+        while True:
+            command = steps.send(answer)
+            if released(homes[0]) and held(homes) == [held(homes)[0], MINE]:
+                for home in homes:
+                    home._store(THEIRS.pack())
+            answer = homes[command.home].ask(command)
+    except StopIteration:
+        pass
+    assert held(homes) == [THEIRS, THEIRS]
 
 
 # ---- a home that does not answer, or is lost in the middle

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastroute.memcache.watch import BEAT_S, GAP_S, LIVE_S, Announced, NodeFacts, NodeWatch
+from fastroute.memcache.watch import BEAT_S, LIVE_S, NodeFacts, NodeWatch
+from fastroute.memcache.watch_lines import GAP_S, Announced
 
 PREFIX = b"fr:w:00000001:"
 FACTS = {b"pid": b"7", b"uptime": b"10", b"time": b"1010", b"cmd_flush": b"3"}

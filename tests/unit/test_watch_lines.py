@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastroute.errors import MemcacheProtocolError
-from fastroute.memcache.watch import (
+from fastroute.memcache.watch_lines import (
     GAP_S,
     GAPS_MAX,
     LINE_BYTES_MAX,
@@ -180,6 +180,15 @@ def test_facts_of_an_answer_to_stats():
     assert facts_of(answer) == NodeFacts(7, 1000, 3, 2, 0)
 
 
+def test_flush_that_is_still_to_come_counts_as_another_one_when_it_comes():
+    answer = {b"pid": b"7", b"uptime": b"10", b"time": b"1010", b"cmd_flush": b"1", b"oldest": b"72"}
+    assert facts_of(answer).flushes != 1
+    assert facts_of(answer | {b"uptime": b"12", b"time": b"1012"}).flushes != 1, "it takes what is stored in its second"
+    assert facts_of(answer | {b"uptime": b"13", b"time": b"1013"}).flushes == 1
+    assert facts_of(answer | {b"oldest": b"69"}).flushes == 1
+    assert facts_of(answer | {b"oldest": b"0"}).flushes == 1
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -187,6 +196,7 @@ def test_facts_of_an_answer_to_stats():
         {b"pid": b"x", b"uptime": b"1", b"time": b"1", b"cmd_flush": b"0"},
         {b"pid": b"4294967296", b"uptime": b"1", b"time": b"1", b"cmd_flush": b"0"},
         {b"pid": b"1", b"uptime": b"1", b"time": b"1", b"cmd_flush": b"-1"},
+        {b"pid": b"1", b"uptime": b"1", b"time": b"1", b"cmd_flush": b"1", b"oldest": b"x"},
     ],
 )
 def test_answer_without_the_facts_is_refused(answer):

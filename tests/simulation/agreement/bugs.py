@@ -226,6 +226,21 @@ def delete_before_write() -> Iterator[None]:
 
 
 @contextmanager
+def release_by_delete() -> Iterator[None]:
+    """A released record is removed: whoever still knows it takes that for a loss, and restores it."""
+    original = table.Affinity._ask
+
+    async def ask(self: Any, node: Any, name: bytes, command: Any) -> Answer:
+        if isinstance(command, CasThenGet) and (wanted := Record.unpack(command.record)) and wanted.released:
+            await node.set(name, command.record, -1)
+            return Answer(Heard.RECORD, command.record)
+        return await original(self, node, name, command)
+
+    with mock.patch.object(table.Affinity, "_ask", ask):
+        yield
+
+
+@contextmanager
 def keys_mixed_up() -> Iterator[None]:
     """Now and then a request is given the answer of another key, as after a lost place in a connection's queue."""
     original = table.Affinity._ask
@@ -293,6 +308,10 @@ BUGS: dict[str, tuple[Bug, dict[str, Any]]] = {
     "expiry not slid": (expiry_not_slid, {"ttl_s": 8.0}),
     "unanswered write taken as done": (down_taken_as_nothing, {}),
     "delete before write": (delete_before_write, {}),
+    "release by delete": (
+        release_by_delete,
+        {"watch": False, "machines": 2, "workers_each": (1, 1), "users": 2, "kinds": ("release",)},
+    ),
     "fill without guard": (
         fill_without_guard,
         {**WATCHED, "users": 2, "rate": 100.0, "fault_every_s": 0.6, "kinds": ("slow_network", "health_error")},

@@ -58,10 +58,10 @@ def node_kill(world: Any, seeded: random.Random) -> None:
 
 
 def node_flush(world: Any, seeded: random.Random) -> None:
-    """flush_all."""
+    """flush_all, and with a delay."""
     node = seeded.choice(world.nodes)
     if node.model is not None:
-        node.model.flush()
+        node.model.flush(seeded.choice((0, 0, 2)))
 
 
 def node_evict(world: Any, seeded: random.Random) -> None:

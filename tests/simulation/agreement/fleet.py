@@ -256,7 +256,8 @@ class Worker:
         self.releasing[user.key] = self.process.time()
         self.world.checker.released(self, user.key)
         with contextlib.suppress(MemcacheError):  # the administrator is told that it may come back
-            await self.router.release(user.key)
+            if await self.router.release(user.key) == "released":
+                self.world.checker.ended(self, user.key)
         self.world.checker.released(self, user.key)
 
     def _pass(self, seconds: float) -> Any:

@@ -27,7 +27,10 @@ decision that was made without the store. The decision of a key is a triple (ter
   with copies a quarter of the ttl and once more, because followers are looked at so often only.
 - I11 replies reach their own request: a term belongs to one key, in the store and in every answer; and every reply
   carries the mark of its request, which the product's codec checks.
-- I12 records leave the store by expiry, eviction, flush, restart or release only; no command of a worker removes one.
+- I12 records leave the store by expiry, eviction, flush or restart only; no command of a worker removes one.
+- I13 what was released stays released: after a release that was reported as done, its term comes back to the deciding
+  home with a later generation only, unless the home lost the record (other than by its expiry) or the writer's machine
+  was without the store, or stood still, meanwhile. Only a release, asked for a moment ago, makes a record nobody's.
 - liveness: no request fails but for lack of a server; none waits longer than its bound.
 """
 
@@ -40,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastroute.affinity.base import store_key
 from fastroute.affinity.binding import MIN_HOLD_S, ONCE_S
-from fastroute.affinity.record import Record, server_id
+from fastroute.affinity.record import NOBODY, Record, server_id
 
 if TYPE_CHECKING:
     from tests.simulation.agreement.fleet import Worker, World
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from tests.simulation.agreement.network import Node
 
 Triple = tuple[int, int, str]
+
+NOBODYS = "nobody"
+"""What a released key's record names for a server."""
 
 TICKS_S = 0.064 * 3
 """Ages are counted in ticks of 64 ms; a tick at each end and one of rounding."""
@@ -81,6 +87,7 @@ class Track:
     provisional: dict[Triple, dict[int, float]] = dataclasses.field(default_factory=dict)  # -> zone -> last time
     returned: dict[int, list[tuple[float, int, int]]] = dataclasses.field(default_factory=dict)  # zone -> (time, T, g)
     released_s: float = -1.0
+    ended: dict[int, tuple[int, float]] = dataclasses.field(default_factory=dict)  # released term -> generation, when
     lost_s: float = -1.0  # last time the deciding home held nothing
     used: dict[Triple, float] = dataclasses.field(default_factory=dict)
 
@@ -96,7 +103,7 @@ class Checker:
         self.digest = 0
         self.counts: dict[str, int] = {}
         self.trace: list[str] | None = None
-        self.server_of_id = {server_id(name): name for name in world.servers.names}
+        self.server_of_id = {server_id(name): name for name in world.servers.names} | {NOBODY: NOBODYS}
         self.violation: Violation | None = None
         self.refusals_allowed = False
 
@@ -153,6 +160,8 @@ class Checker:
             if home:
                 track.epoch += 1
                 track.lost_s = now_s
+                if cause != "expiry":
+                    track.ended.clear()
             self._left(track, node, old, cause, session)
             if home:
                 track.used.clear()  # what is written again has the rest of its life
@@ -163,6 +172,7 @@ class Checker:
         if owner != name:
             self.fail("I11", f"{node.host}: term {new[0]:x} of {owner!r} was written to {name!r}")
         if home:
+            self._stays_released(track, node, new, session)
             self._decision(track, node, new)
             if old is None:
                 track.lost_s = now_s
@@ -173,6 +183,24 @@ class Checker:
         if old is not None:
             track.committed[new] = now_s  # decided now, perhaps anew after a loss; else restored
         track.committed.setdefault(new, now_s)
+
+    def _stays_released(self, track: Track, node: Node, new: Triple, session: Session | None) -> None:
+        generation, ended_s = track.ended.get(new[0], (0, 0.0))
+        if new[1] >= generation or session is None or node.sent_s < ended_s:
+            return
+        worker: Worker = session.owner.worker
+        now_s = self.world.scheduler.now_s
+        mates = [one for one in self.world.workers if one.machine is worker.machine]
+        if any(self.connected_s(one, node.host) > ended_s for one in mates):
+            return  # it kept what it knew alive while it was without the store
+        expired = now_s > ended_s + self.world.options.ttl_s
+        if expired and (self.world.options.hints or any(end > ended_s for _, _, end in self.world.pauses)):
+            return  # a cookie that was laid aside, or a worker that stood still with an old answer
+        self.fail(
+            "I13",
+            f"{node.host} {track.key!r}: {_shown(new)} is back by {worker.name}, released at {ended_s:.6f}"
+            f" with generation {generation}",
+        )
 
     def _decision(self, track: Track, node: Node, new: Triple) -> None:
         known = track.decided.get(new[:2])
@@ -212,6 +240,13 @@ class Checker:
             return
         if self.world.options.copies > 1 and self._stood_elsewhere(track, node, new):
             return  # a follower with a later decision, or the acting home's
+        if old[2] == NOBODYS and (new[0] != old[0] or new[1] > old[1]):
+            return  # bound again
+        if new[2] == NOBODYS and session is not None:
+            if node.sent_s - track.released_s > 1.0 + self.world.longest_pause_s:
+                self.fail("I13", f"{where}: by {session.owner.name}, and nobody has asked for a release")
+            if new[0] == old[0] and new[1] > old[1]:
+                return
         if new[0] != old[0] or new[1] <= old[1]:
             self.fail("I3", f"{where}: not the same term with a higher generation")
         if new[1] == old[1] + 1 and new not in track.committed and new not in track.provisional and session is not None:
@@ -225,9 +260,9 @@ class Checker:
         now_s = self.world.scheduler.now_s
         if cause == "refused" and not self.refusals_allowed:
             self.fail("I12", f"{node.host} {track.key!r}: {_shown(old)} was removed by a refused store")
-        if cause == "delete" and node.sent_s - track.released_s > 1.0 + self.world.longest_pause_s:
+        if cause == "delete":
             who = session.owner.name if session else "nobody"
-            self.fail("I12", f"{node.host} {track.key!r}: {_shown(old)} was deleted by {who} without a release")
+            self.fail("I12", f"{node.host} {track.key!r}: {_shown(old)} was deleted by {who}")
         if cause == "expiry" and old is not None and track.homes and track.homes[0] == node.host:
             until_s = track.used.get(old, 0.0)
             if now_s < until_s:
@@ -259,6 +294,17 @@ class Checker:
         track = self.track(worker, key)
         track.released_s = self.world.scheduler.now_s
         self.note("release", worker.name, key)
+
+    def ended(self, worker: Worker, key: bytes) -> None:
+        """A release was reported as done."""
+        track = self.track(worker, key)
+        now_s = self.world.scheduler.now_s
+        for _, value in reversed(track.histories.get(track.homes[0], ())):
+            if value is not None:
+                if value[2] != NOBODYS or track.ended.get(value[0], (0, 0.0))[0] < value[1]:
+                    track.ended[value[0]] = value[1] + (value[2] != NOBODYS), now_s
+                self.count("releases that are remembered")
+                break
 
     def returned(self, worker: Worker, key: bytes, began_s: float, selection: Any, bound: Any, paused_s: float) -> None:
         """A worker's answer to a request that began at began_s. bound: how its steps ended; None for a near answer."""

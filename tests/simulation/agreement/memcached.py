@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_from_bytes
 
+from fastroute.memcache.watch_lines import CLOCK_AHEAD_S
+
 TTL_DATE_S = 2_592_000
 """A TTL beyond 30 days is a date."""
 
@@ -72,6 +74,7 @@ class MemcachedModel:
         self.items: dict[bytes, Item] = {}
         self.cas = 0
         self.gid = 0
+        self._flush_s, self._flush_pending = -CLOCK_AHEAD_S, False  # in seconds of `uptime`
         self.refuse = False  # out of memory: the next stores are refused
         self.foreign_cas: list[str] = []  # compare-and-sets with a number that this connection has not read
         self.counters = {"cmd_flush": 0, "log_worker_dropped": 0, "log_watcher_skipped": 0, "log_watcher_sent": 0}
@@ -80,19 +83,32 @@ class MemcachedModel:
         """The process's clock: whole seconds; it begins at 2, as memcached's does."""
         return math.floor(self._time_s() - self._started_s) + 2
 
+    def _up_s(self) -> int:
+        return int(self._time_s() - self._started_s)
+
     # -- what happens to it
 
     def expire_due(self) -> None:
         """Drop what has expired; memcached does it when somebody asks, which nobody can tell from this."""
+        self.flush_due()
         now = self.second()
         for key in [key for key, item in self.items.items() if item.expires and item.expires <= now]:
             self._drop(key, "expiry", None)
 
-    def flush(self) -> None:
+    def flush(self, delay_s: int = 0) -> None:
+        """flush_all; with a delay the records go then, and nothing says so but `oldest`."""
         self.counters["cmd_flush"] += 1
         self.cas += 1  # takes a number (until 1.6.25)
-        for key in list(self.items):
-            self._drop(key, "flush", None)
+        self._flush_s = self._up_s() + delay_s - 1
+        self._flush_pending = True
+        self.flush_due()
+
+    def flush_due(self) -> None:
+        """Drop what a flush that was asked for earlier takes now."""
+        if self._flush_pending and self._flush_s <= self._up_s():
+            self._flush_pending = self._flush_s == self._up_s()  # what is stored in that second goes as well
+            for key in list(self.items):
+                self._drop(key, "flush", None)
 
     def evict(self, key: bytes) -> None:
         if key in self.items:
@@ -109,6 +125,7 @@ class MemcachedModel:
 
     def find(self, key: bytes) -> Item | None:
         """The live item."""
+        self.flush_due()
         item = self.items.get(key)
         if item is None:
             return None
@@ -305,11 +322,13 @@ class MemcachedModel:
 
     def _other(self, session: Session, words: list[bytes], line: bytes) -> bytes:
         if words[:1] == [b"flush_all"]:
-            self.flush()
+            self.flush(int(words[1]) if len(words) > 1 and words[1].isdigit() else 0)
             return b"OK\r\n"
+        if words[:2] == [b"stats", b"settings"]:
+            return b"STAT oldest %d\r\nEND\r\n" % (self._flush_s + CLOCK_AHEAD_S)
         if words[:1] == [b"stats"]:
             rows = [(b"pid", b"%d" % (4000 + int(self._started_s * 1000) % 30_000))]
-            up_s = int(self._time_s() - self._started_s)
+            up_s = self._up_s()
             rows += [(b"uptime", b"%d" % up_s), (b"time", b"%d" % (int(self._started_s) + 1_795_000_000 + up_s))]
             rows += [(name.encode(), b"%d" % count) for name, count in self.counters.items()]
             return b"".join(b"STAT %b %b\r\n" % row for row in rows) + b"END\r\n"
