@@ -23,17 +23,21 @@ _config_option = click.option(
 
 
 class _Group(click.Group):
-    """Turns fastroute's own errors into one line on standard error; `ctl` is imported when it is asked for."""
+    """Turns fastroute's own errors into one line on standard error; `ctl` and `cache` are imported when asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "ctl"])
+        return sorted([*super().list_commands(ctx), "cache", "ctl"])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != "ctl":
-            return super().get_command(ctx, cmd_name)
-        from fastroute.cli.ctl import ctl
+        if cmd_name == "ctl":
+            from fastroute.cli.ctl import ctl
 
-        return ctl
+            return ctl
+        if cmd_name == "cache":
+            from fastroute.cli.cache import cache
+
+            return cache
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
