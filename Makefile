@@ -114,6 +114,17 @@ FIRST ?= 1
 simulate: build $(VENV)/.test
 	$(BIN)/python -m tests.simulation.agreement --first $(FIRST) --seeds $(SEEDS)
 
+# Clients, servers and operators that misbehave, for MINUTES; nothing may be lost, nothing may leak (docs/performance.md).
+MINUTES ?= 60
+.PHONY: soak reloads
+soak: build $(VENV)/.test
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+# RELOADS configurations, one after the other, under load: no request may fail.
+RELOADS ?= 100
+reloads: build $(VENV)/.test
+	$(BIN)/python -m tests.soak.reloads --count $(RELOADS) $(ARGS)
+
 bench: build $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run $(ARGS)
 

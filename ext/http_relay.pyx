@@ -35,6 +35,12 @@ cdef extern from "fr_forward.h" nogil:
         int close
     int fr_write_response(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_response *how) noexcept
 
+cdef extern from "fr_frames.h" nogil:
+    const uint8_t fr_frame_going_away[4]
+    int fr_frames_follow(const uint8_t *data, const fr_head *head) noexcept
+    int fr_frames_between(const fr_frames *s) noexcept
+    size_t fr_frames_pass(fr_frames *s, const uint8_t *data, size_t size, int stop) noexcept
+
 cdef extern from "fr_answer.h" nogil:
     ctypedef struct fr_answer:
         const uint8_t *date
@@ -93,6 +99,15 @@ cdef class Relay(Terms):
         """Close the connections that carry no request."""
         for downstream in list(self.connections):
             (<Downstream>downstream)._close_if_idle()
+
+    def go_away(self, int most):
+        """Tell the clients of WebSockets that this end is going away (1001); -> how many, `most` at most."""
+        cdef int count = 0
+        for downstream in list(self.connections):
+            if count >= most:
+                break
+            count += (<Downstream>downstream)._go_away()
+        return count
 
     def abort(self):
         """Close every connection now."""
@@ -322,9 +337,33 @@ cdef class Downstream(Attempt):
             return
         self.arm(relay.tunnel_ms)
         self.unhold()
+        self.websocket = fr_frames_follow(data, head)
         self.consume_kept()  # what the client sent ahead
         if self.eof and self.up is not None:
             self.up.half_close()
+
+    cdef bint _go_away(self) noexcept:
+        """Send a Close frame in the server's place, between two of its frames: now, or when the present one has ended."""
+        if not self.websocket or self.leaving or self.frames.closed or self.closed or self.phase == FR_PHASE_NONE:
+            return False
+        self.leaving = True
+        if fr_frames_between(&self.frames):
+            self.frames.closed = self.left_off = True
+            self.put(fr_frame_going_away, 4)
+        return True
+
+    cdef Py_ssize_t _frames(self, const uint8_t *data, Py_ssize_t size) noexcept:
+        """The server's bytes in a WebSocket: how many of them go on."""
+        cdef Py_ssize_t taken
+        if self.left_off:  # the client's answer to the Close frame still reaches the server, which then ends
+            return 0
+        taken = fr_frames_pass(&self.frames, data, size, self.leaving)
+        if self.leaving and not self.frames.closed and fr_frames_between(&self.frames):
+            self.frames.closed = self.left_off = True
+            fr_out_put(&self.engine.out, data, taken)
+            fr_out_put(&self.engine.out, fr_frame_going_away, 4)
+            return 0
+        return taken
 
     cdef void half_closed(self) noexcept:
         if self.up is None:
@@ -383,6 +422,8 @@ cdef class Downstream(Attempt):
 
     cdef void on_body(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept:
         cdef fr_out *out = &self.engine.out
+        if self.websocket and self._frames(data, size) < size:
+            return
         if self.out_body == FR_BODY_CHUNKED:
             fr_out_chunk(out, data, size)
         elif whole is not None and size >= WHOLE_BYTES and out.size == 0:

@@ -7,6 +7,10 @@ from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_wire cimport fr_out
 
+cdef extern from "fr_frames.h" nogil:
+    ctypedef struct fr_frames:
+        uint8_t closed
+
 @cython.final
 cdef class Relay(Terms):
     cdef readonly set connections       # open Downstreams
@@ -16,6 +20,10 @@ cdef class Relay(Terms):
 cdef class Downstream(Attempt):
     cdef Relay relay
     cdef bint counted                   # in Relay.clients
+    cdef bint websocket                 # a tunnel whose frames are counted
+    cdef bint leaving                   # the client is to be told that this end goes away,
+    cdef bint left_off                  # and was: no more of the server's frames reach it
+    cdef fr_frames frames               # of the server
 
     cdef void _over(self) noexcept
     cdef void _next(self) noexcept
@@ -25,3 +33,5 @@ cdef class Downstream(Attempt):
     cdef void _put_debug(self, fr_out *out) noexcept
     cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept
     cdef void _tunnel_ends(self) noexcept
+    cdef bint _go_away(self) noexcept
+    cdef Py_ssize_t _frames(self, const uint8_t *data, Py_ssize_t size) noexcept

@@ -2,12 +2,14 @@
 
 Not here: processes, signals, binding addresses for several workers (supervisor, worker, sockets).
 Theory of operation. start() builds everything between listeners and servers, then accepts; drain() stops accepting,
-ends idle connections, lets requests end with `Connection: close`, and cuts what is left when its time is over.
+ends idle connections, lets requests end with `Connection: close`, tells the clients of WebSockets to go elsewhere, and
+cuts what is left when its time is over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Mapping
 from types import TracebackType
@@ -29,6 +31,10 @@ __all__ = ["Proxy"]
 
 DRAIN_LOOK_S = 0.02
 """How often a drain looks whether the last connection has ended."""
+
+GOODBYES_PER_LOOK = 20
+"""How many WebSockets a draining proxy tells to go elsewhere at each look: a thousand a second, so that their clients do
+not all come back at once; more only where they would not all be told in half of the drain's time."""
 
 IDLE_GRACE_S = 1.0
 """How long a draining proxy keeps idle connections open: a request that is already on its way is still answered, with
@@ -118,7 +124,14 @@ class Proxy:
         for listener in self._listeners:
             listener.stop_accepting()
         await self._retire()
+        goodbyes = max(
+            GOODBYES_PER_LOOK,
+            math.ceil(self._engine.counters()["tunnels"] * 2 * DRAIN_LOOK_S / max(timeout_s, DRAIN_LOOK_S)),
+        )
         while True:
+            left = goodbyes
+            for listener in self._listeners:
+                left -= listener.relay.go_away(left)
             if loop.time() >= idle_until_s:
                 for listener in self._listeners:
                     listener.relay.close_idle()

@@ -156,18 +156,6 @@ async def test_much_goes_through_whole_and_within_bounds(slow: str) -> None:
         assert await one.reader.readexactly(size) == text
 
 
-async def test_a_drain_ends_tunnels_when_its_time_is_over() -> None:
-    async with serving(tunnel) as (port, _), proxying(configured([port])) as (proxy, web), client(web) as one:
-        one.send(ASK, b"\r\n")
-        assert (await one.head())[0] == 101
-        draining = asyncio.create_task(proxy.drain(0.3))
-        one.send(b"still")
-        assert await one.reader.readexactly(5) == b"still"
-        await draining
-        assert await one.rest() == b""
-        assert proxy.statistics()["tunnels"] == 0
-
-
 async def test_a_websocket_client_and_server_that_we_did_not_write() -> None:
     async def handle(request: aiohttp_web.Request) -> aiohttp_web.WebSocketResponse:
         socket = aiohttp_web.WebSocketResponse()
