@@ -65,7 +65,7 @@ class Api:
         self._admin, self._supervisor_pid = config.admin, supervisor_pid
         self._desk = desk if desk is not None else Desk(Replica(board, columns, config), mirror)
         self._replica = self._desk.replica
-        self._live = Live(self._replica, mirror, self._desk.releases, self._desk.fleet)
+        self._live = Live(self._desk)
 
     async def handle(self, request: Request) -> Response:
         """The answer to a request."""
@@ -137,6 +137,8 @@ class Api:
                 return (lambda _: self._releases(pool)), (lambda request: self._live.release(pool, request))
             case ("api", "v1", "explain", pool):
                 return (lambda request: self._explain(pool, request)), None
+            case ("api", "v1", "history"):
+                return self._history, None
             case ("api", "v1", "statistics"):
                 return self._statistics, None
             case ("api", "v1", "purge"):
@@ -206,6 +208,12 @@ class Api:
             return error(400, "no-key", "which key?", f"/api/v1/explain/{pool}?key=KEY")
         self._mirror.follow(figures)
         return json_response(await self._mirror.explain(pool, request.query["key"]))
+
+    async def _history(self, request: Request) -> Response:
+        pool = request.query.get("pool", "")
+        if pool:
+            known_pool(self._read(), pool)
+        return json_response(self._desk.history.told(pool))
 
     async def _statistics(self, _: Request) -> Response:
         return json_response(view.statistics_of(await self._figures(), fastroute.__version__))

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastroute.admin.history import EVERY_S, History
 from fastroute.admin.mirror import Mirror
 from fastroute.admin.releases import Releases
 from fastroute.admin.replica import Replica, parse_server
@@ -34,6 +35,9 @@ __all__ = ["Desk"]
 DEADLINES_S = 0.25
 """Between two looks at the drains that have a deadline."""
 
+SAMPLE_SHARE = 50
+"""A sample is followed by a pause of that many times what it took: never more than 2 % of a core."""
+
 log = logging.getLogger("fastroute.admin")
 
 
@@ -48,6 +52,7 @@ class Desk:
     def __init__(self, replica: Replica, mirror: Mirror) -> None:
         self.replica, self.mirror = replica, mirror
         self.releases = Releases(mirror)
+        self.history = History()
         self.mail: Mail | None = None
         self.fleet: FleetChanges | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,6 +79,8 @@ class Desk:
                 await self.replica.followed(self.replica.board.version)
             self._tasks.append(loop.create_task(self._again(POLL_S, self._turn_fleet)))
         self._tasks.append(loop.create_task(self._again(DEADLINES_S, self._end_drains)))
+        if self.replica.file.admin is not None:
+            self._tasks.append(loop.create_task(self._again(EVERY_S, self._sample)))
 
     async def aclose(self) -> None:
         """Stop."""
@@ -109,6 +116,16 @@ class Desk:
                 log.exception("the admin process failed at one of its duties; this is a bug in fastroute")
                 await asyncio.sleep(5.0)
 
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        config = self.replica.config
+        self.mirror.follow_members(config)
+        figures = read(self.replica.board, self.replica.columns, config)
+        await self.mirror.count_bindings(figures)
+        self.history.sample(figures, loop.time())
+        await asyncio.sleep(SAMPLE_SHARE * (loop.time() - began_s))
+
     async def _turn_fleet(self) -> None:
         assert self.fleet is not None
         await self.fleet.turn()
@@ -138,6 +155,7 @@ class Desk:
                 continue
             why = "its deadline has passed" if late else "nothing is left"
             log.info("pool %s: server %s has drained: %s (%s bindings)", pool, server, why, one.bindings)
+            self.history.note("drain", f"{server} has drained: {why}", pool=pool, server=server)
             self.replica.give(pool, server, Order("maintenance", order.weight, int(time.time() * 1000)))
 
     # The fleet's orders -----------------------------------------------------------------------------------------------
@@ -163,6 +181,7 @@ class Desk:
             elif value.get("removed") and known:
                 replica.remove(pool, server)
         log.info("fleet: followed %s of %s/%s by %s", kind, pool, server, entry.by)
+        self.history.note("order", f"{entry.by}, whole fleet: {server}: {kind}", pool=pool, server=server)
 
     def _keep(self, record: list[Any], followed: dict[tuple[str, str, str], int]) -> None:
         def change(told: Any) -> None:

@@ -14,10 +14,9 @@ from typing import Any
 
 from fastroute.admin import view
 from fastroute.admin.asked import Wrong, body_of, by_of, known_pool, known_server, scope_of
+from fastroute.admin.desk import Desk
 from fastroute.admin.http import Request, Response, error, json_response
-from fastroute.admin.mirror import Mirror
-from fastroute.admin.releases import Releases
-from fastroute.admin.replica import Replica, parse_order, parse_server
+from fastroute.admin.replica import parse_order, parse_server
 from fastroute.errors import MemcacheError
 from fastroute.fleet.changes import FleetChanges
 from fastroute.metrics.figures import Figures, PoolFigures, read
@@ -33,13 +32,12 @@ class Live:
     """Answers changes.
 
     Args:
-        replica, mirror: of this replica.
-        releases: the errands that end bindings.
-        fleet: what the fleet ordered; None where there is no store or no secret.
+        desk: of this replica.
     """
 
-    def __init__(self, replica: Replica, mirror: Mirror, releases: Releases, fleet: FleetChanges | None) -> None:
-        self._replica, self._mirror, self._releases, self._fleet = replica, mirror, releases, fleet
+    def __init__(self, desk: Desk) -> None:
+        self._replica, self._mirror, self._releases, self._fleet = desk.replica, desk.mirror, desk.releases, desk.fleet
+        self._history = desk.history
 
     def _read(self) -> Figures:
         replica = self._replica
@@ -72,6 +70,9 @@ class Live:
             fleet = self._for_fleet()
             await self._published(fleet.order(pool, name, order.state, order.weight, deadline_s, by))
         version = self._replica.give(pool, name, order, deadline_s)
+        where = " (whole fleet)" if everywhere else ""
+        words = ", ".join(f"{key} {told[key]}" for key in ("state", "weight", "deadline") if key in told)
+        self._history.note("order", f"{by}: {name}: {words}{where}", pool=pool, server=name)
         log.info(
             "pool %s: server %s was ordered by %s%s: %s",
             pool,
@@ -93,6 +94,7 @@ class Live:
         if everywhere:
             fleet = self._for_fleet()
             await self._published(fleet.add(pool, name, told, by))
+        self._history.note("order", f"{by}: {name} added", pool=pool, server=name)
         log.info("pool %s: server %s (%s) was added by %s", pool, name, server.address, by)
         return await self._said(pool, name, version)
 
@@ -105,6 +107,7 @@ class Live:
             fleet = self._for_fleet()
             await self._published(fleet.remove(pool, name, by))
         version = self._replica.remove(pool, name)
+        self._history.note("order", f"{by}: {name} removed", pool=pool, server=name)
         log.info("pool %s: server %s was removed by %s", pool, name, by)
         follow, workers = await self._replica.followed(version)
         answer: dict[str, Any] = {"pool": pool, "name": name, "removed": True}
@@ -126,6 +129,7 @@ class Live:
                 fleet = self._for_fleet()
                 await self._published(fleet.release(pool, str(told["server"]), by))
             job = self._releases.start(pool, str(told["server"]))
+            self._history.note("order", f"{by}: bindings of {job.server} released", pool=pool, server=job.server)
             log.info("pool %s: the bindings of server %s are released by %s", pool, told["server"], by)
             return json_response(job.told())
         key = told["key"]

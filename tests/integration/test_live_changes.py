@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -158,9 +159,10 @@ def test_a_server_that_cannot_be_is_refused_and_nothing_changes(site: Site, body
 
 def test_a_drain_with_a_deadline_ends_in_maintenance(site: Site) -> None:
     (user, out) = ("deadline", site.visit("deadline")[0])
-    told = site.admin.order(out, state="draining", deadline="600ms")
-    assert told["order"]["deadline_at"] > told["order"]["given_at"]
-    assert site.visit(user) == [out], "it is bound there until the deadline"
+    told = site.admin.order(out, state="draining", deadline="1500ms")
+    deadline_s = told["order"]["deadline_at"]
+    assert deadline_s > told["order"]["given_at"]
+    assert site.visit(user) == [out] or time.time() > deadline_s, "it is bound there until the deadline"
     until(lambda: site.admin.server(out)["state"] == "maintenance", "the drain ends")
     assert site.visit(user) != [out]
 
