@@ -9,8 +9,19 @@
 #ifndef FR_FORWARD_H
 #define FR_FORWARD_H
 
+#include "fr_fields.h"
 #include "fr_http.h"
 #include "fr_out.h"
+
+#define FR_FIELD_STAYS (FR_FIELD_HOP | FR_FIELD_DROPPED)
+
+/* What not every listener has. */
+typedef struct {
+    const fr_field_rules *rules; /* NULL: none */
+    fr_text id_name;             /* of the field with the request id; size 0: there is none */
+    int forwarded;               /* write Forwarded (RFC 7239) */
+    fr_text values[FR_PIECES];
+} fr_forward_extra;
 
 typedef struct {
     const uint8_t *cookie; /* the balancer's own cookie: never shown to a server; size 0: none */
@@ -20,6 +31,7 @@ typedef struct {
     int trusted; /* the peer's forwarded fields count and are kept */
     int tls;
     int upgrade; /* ask the server to switch protocols, as the client did */
+    const fr_forward_extra *extra; /* NULL: none */
 } fr_forward_request;
 
 typedef struct {
@@ -29,6 +41,8 @@ typedef struct {
     size_t date_size;
     int body;        /* FR_BODY_*: how the body goes to the client; FR_BODY_NONE: there is none */
     int close;       /* the connection ends after this response */
+    const fr_field_rules *rules; /* NULL: none; its drops were marked */
+    const fr_text *values;
 } fr_forward_response;
 
 /* Connection and Upgrade written anew, for the one message on each side that switches protocols (RFC 9110, 7.8). */
@@ -44,21 +58,6 @@ static inline void fr_put_upgrade(fr_out *out, const uint8_t *data, const fr_hea
         }
     }
     fr_out_lit(out, "\r\n");
-}
-
-static inline int fr_same_text(const uint8_t *data, size_t size, const char *lower, size_t lower_size)
-{
-    if (size != lower_size)
-        return 0;
-    for (size_t i = 0; i < size; i++) {
-        uint8_t c = data[i];
-
-        if (c >= 'A' && c <= 'Z')
-            c |= 0x20;
-        if (c != (uint8_t)lower[i])
-            return 0;
-    }
-    return 1;
 }
 
 #define fr_same_lit(data, size, literal) fr_same_text((data), (size), (literal), sizeof(literal) - 1)
@@ -160,6 +159,48 @@ static inline int fr_max_forwards(const uint8_t *data, const fr_head *head)
     return -1;
 }
 
+/* Forwarded: what a trusted peer said, then this hop. Addresses of IPv6 and hosts are quoted (RFC 7239, 4 and 6). */
+static inline void fr_put_forwarded(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how)
+{
+    int v6 = how->peer_size && memchr(how->peer, ':', how->peer_size) != NULL;
+
+    fr_out_lit(out, "Forwarded: ");
+    for (unsigned i = 0; how->trusted && i < head->field_count; i++) {
+        const fr_field *field = &head->fields[i];
+
+        if (field->id == FR_FIELD_FORWARDED && field->value_size) {
+            fr_out_put(out, data + field->value_at, field->value_size);
+            fr_out_lit(out, ", ");
+        }
+    }
+    if (how->peer_size && how->peer[how->peer_size - 1] == ':' && how->peer[0] == 'u') { /* a unix socket's */
+        fr_out_lit(out, "for=unknown");
+    } else {
+        fr_out_text(out, v6 ? "for=\"[" : "for=");
+        fr_out_put(out, how->peer, how->peer_size);
+        fr_out_text(out, v6 ? "]\"" : "");
+    }
+    fr_out_lit(out, ";host=\"");
+    fr_out_put(out, data + head->authority_at, head->authority_size);
+    fr_out_text(out, how->tls ? "\";proto=https\r\n" : "\";proto=http\r\n");
+}
+
+static inline void fr_put_extra(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how)
+{
+    const fr_forward_extra *extra = how->extra;
+
+    if (extra->id_name.size) {
+        fr_out_put(out, extra->id_name.data, extra->id_name.size);
+        fr_out_lit(out, ": ");
+        fr_out_put(out, extra->values[FR_PIECE_REQUEST_ID].data, extra->values[FR_PIECE_REQUEST_ID].size);
+        fr_out_lit(out, "\r\n");
+    }
+    if (extra->forwarded)
+        fr_put_forwarded(out, data, head, how);
+    if (extra->rules != NULL)
+        fr_fields_put(out, extra->rules, extra->values);
+}
+
 /* The request head for the server, up to and with the empty line. Bodies: the same framing, written anew. */
 static inline void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how)
 {
@@ -209,7 +250,7 @@ static inline void fr_write_request(fr_out *out, const uint8_t *data, const fr_h
                 fr_out_lit(out, "Expect: 100-continue\r\n");
             continue;
         case FR_FIELD_COOKIE:
-            if (field->flags & FR_FIELD_HOP)
+            if (field->flags & FR_FIELD_STAYS)
                 continue;
             if (how->cookie_size)
                 fr_put_cookie_field(out, data, field, how->cookie, how->cookie_size);
@@ -230,8 +271,11 @@ static inline void fr_write_request(fr_out *out, const uint8_t *data, const fr_h
             kept_host = how->trusted;
             continue;
         case FR_FIELD_FORWARDED:
+            if (how->trusted && !(how->extra != NULL && how->extra->forwarded))
+                fr_put_field(out, data, field);
+            continue;
         case FR_FIELD_X_REAL_IP:
-            if (how->trusted)
+            if (how->trusted && !(field->flags & FR_FIELD_STAYS))
                 fr_put_field(out, data, field);
             continue;
         case FR_FIELD_MAX_FORWARDS:
@@ -244,7 +288,7 @@ static inline void fr_write_request(fr_out *out, const uint8_t *data, const fr_h
             }
             continue;
         default:
-            if (field->flags & FR_FIELD_HOP)
+            if (field->flags & FR_FIELD_STAYS)
                 continue;
             if (!how->trusted && fr_is_forwarding(data + field->name_at, field->name_size))
                 continue;
@@ -253,6 +297,8 @@ static inline void fr_write_request(fr_out *out, const uint8_t *data, const fr_h
     }
     if (FR_UNLIKELY(how->upgrade))
         fr_put_upgrade(out, data, head);
+    if (FR_UNLIKELY(how->extra != NULL))
+        fr_put_extra(out, data, head, how);
     fr_out_lit(out, "X-Forwarded-For: ");
     if (FR_UNLIKELY(forwarded_for)) {
         for (unsigned i = 0; i < head->field_count; i++) {
@@ -348,7 +394,7 @@ static inline int fr_write_response(fr_out *out, const uint8_t *data, const fr_h
                 removed++;
                 continue;
             }
-            if (!(field->flags & FR_FIELD_HOP))
+            if (!(field->flags & FR_FIELD_STAYS))
                 fr_put_field(out, data, field);
             continue;
         case FR_FIELD_DATE:
@@ -358,12 +404,14 @@ static inline int fr_write_response(fr_out *out, const uint8_t *data, const fr_h
             fr_put_field(out, data, field);
             continue;
         default:
-            if (!(field->flags & FR_FIELD_HOP))
+            if (!(field->flags & FR_FIELD_STAYS))
                 fr_put_field(out, data, field);
         }
     }
     if (head->status == 101)
         fr_put_upgrade(out, data, head);
+    if (FR_UNLIKELY(how->rules != NULL))
+        fr_fields_put(out, how->rules, how->values);
     if (head->status < 200)
         return removed;
     if (FR_UNLIKELY(!said_date)) {

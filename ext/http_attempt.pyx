@@ -17,10 +17,14 @@ Rules of this file:
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
 from fastroute._core.board cimport FR_WHY_NEAR, FR_WHY_OTHER, FR_WHY_POLICY, fr_observe
+from fastroute._core.http_fields cimport (
+    FR_PIECE_CLIENT_IP, FR_PIECE_HOST, FR_PIECE_REQUEST_ID, FR_PIECE_SCHEME, fr_field_rules, fr_fields_drop, fr_hex_put, fr_is_request_id,
+    fr_text,
+)
 from fastroute._core.http_head cimport (
     FR_BODY_CHUNKED,
     FR_BODY_LENGTH,
@@ -48,6 +52,11 @@ from fastroute._core.selection cimport Selection, make_selection
 from fastroute._core.board import REASONS as _REASONS
 
 cdef extern from "fr_forward.h" nogil:
+    ctypedef struct fr_forward_extra:
+        const fr_field_rules *rules
+        fr_text id_name
+        int forwarded
+        fr_text values[7]
     ctypedef struct fr_forward_request:
         const uint8_t *cookie
         size_t cookie_size
@@ -56,7 +65,9 @@ cdef extern from "fr_forward.h" nogil:
         int trusted
         int tls
         int upgrade
+        const fr_forward_extra *extra
     void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how) noexcept
+    long fr_find_field(const uint8_t *data, const fr_head *head, const char *name, size_t name_size, size_t *value_at) noexcept
     int fr_max_forwards(const uint8_t *data, const fr_head *head) noexcept
 
 cdef extern from "fr_forwarded.h" nogil:
@@ -99,10 +110,13 @@ cdef class Attempt(Reading):
         cdef Terms terms = self.terms
         cdef fr_out *out = &self.engine.out
         cdef fr_forward_request how
+        cdef fr_forward_extra extra
         cdef Py_ssize_t used = 0
         cdef Route route = self.terms.route
         if self.trusted:
             self._find_client(data, head)
+        if terms.id_name.size:
+            self._name(data, head)
         if terms.table is not None:
             route = terms.route_of(data, head, self.client)
         self.route = route
@@ -143,6 +157,18 @@ cdef class Attempt(Reading):
         if fr_max_forwards(data, head) == 0:
             self.answer(200, not self.request_complete)
             return 0
+        how.extra = NULL
+        if terms.extra or route.request_fields is not None:
+            memset(&extra, 0, sizeof(extra))
+            self.fill_values(extra.values)
+            extra.values[FR_PIECE_HOST].data, extra.values[FR_PIECE_HOST].size = data + head.authority_at, head.authority_size
+            if terms.id_name.size:
+                extra.id_name.data, extra.id_name.size = <const uint8_t *>PyBytes_AS_STRING(terms.id_field), terms.id_name.size
+            extra.forwarded = terms.forwarded
+            if route.request_fields is not None:
+                fr_fields_drop(data, self.engine.request, route.request_fields.rules.drops, route.request_fields.rules.drop_count)
+                extra.rules = &route.request_fields.rules
+            how.extra = &extra
         how.trusted = self.trusted
         how.tls = terms.tls
         how.upgrade = self.upgrades = head.upgrade
@@ -185,6 +211,26 @@ cdef class Attempt(Reading):
             self.client = self.peer
         elif <size_t>PyBytes_GET_SIZE(self.client) != size or memcmp(PyBytes_AS_STRING(self.client), text, size) != 0:
             self.client = PyBytes_FromStringAndSize(text, size)
+
+    cdef void _name(self, const uint8_t *data, const fr_head *head) noexcept:
+        cdef fr_text *name = &self.terms.id_name
+        cdef uint8_t noise[16]
+        cdef size_t at = 0
+        cdef long size = fr_find_field(data, head, <const char *>name.data, name.size, &at)
+        if size >= 0:
+            fr_fields_drop(data, self.engine.request, name, 1)
+        if self.trusted and size > 0 and fr_is_request_id(data + at, size):
+            memcpy(self.id, data + at, size)
+            self.id_size = <int>size
+        else:
+            self.engine.random(noise, sizeof(noise))
+            fr_hex_put(self.id, noise, sizeof(noise))
+            self.id_size = 2 * sizeof(noise)
+
+    cdef void fill_values(self, fr_text *values) noexcept:
+        values[FR_PIECE_CLIENT_IP].data, values[FR_PIECE_CLIENT_IP].size = <const uint8_t *>PyBytes_AS_STRING(self.client), PyBytes_GET_SIZE(self.client)
+        values[FR_PIECE_REQUEST_ID].data, values[FR_PIECE_REQUEST_ID].size = self.id, self.id_size
+        values[FR_PIECE_SCHEME].data, values[FR_PIECE_SCHEME].size = <const uint8_t *>b"https", 5 if self.terms.tls else 4
 
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept:
         """Find the request's key, and its server if that is known near."""

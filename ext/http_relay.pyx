@@ -13,11 +13,13 @@ Rules of this file:
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
 from fastroute._core.http_attempt cimport Attempt
+from fastroute._core.http_fields cimport FR_PIECE_REASON, FR_PIECE_SERVER, Page, fr_field_rules, fr_fields_drop, fr_text
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_UNTIL_CLOSE, fr_head
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
 from fastroute._core.http_route cimport Route
@@ -26,13 +28,6 @@ from fastroute._core.http_watch cimport Watch
 from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out, fr_out_chunk, fr_out_clear, fr_out_put, fr_out_text
 
 cdef extern from "fr_forward.h" nogil:
-    ctypedef struct fr_forward_response:
-        const uint8_t *cookie
-        size_t cookie_size
-        const uint8_t *date
-        size_t date_size
-        int body
-        int close
     int fr_write_response(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_response *how) noexcept
 
 cdef extern from "fr_frames.h" nogil:
@@ -46,8 +41,16 @@ cdef extern from "fr_answer.h" nogil:
         const uint8_t *date
         size_t date_size
         int close
+        const fr_field_rules *rules
+        const fr_text *values
+        const fr_text *head
+        const fr_text *body
         int is_head
     void fr_write_answer(fr_out *out, int status, const fr_answer *how) noexcept
+
+# Not less than FR_PIECES.
+cdef enum:
+    FR_PIECES_MAX = 7
 
 # After a refusal the client may still be sending; closing at once would reset the connection and take the answer with
 # it (RFC 9112, 9.6). nginx: lingering_timeout 5 s; the answers here are short.
@@ -136,6 +139,8 @@ cdef class Downstream(Attempt):
         """Answer in the server's place. end: the connection ends, for the request was not read whole or not understood."""
         cdef fr_out *out = &self.engine.out
         cdef fr_answer how
+        cdef fr_text values[FR_PIECES_MAX]
+        cdef Page page = None
         if self.up is not None:
             self.up.forget()
             self.up = None
@@ -157,6 +162,14 @@ cdef class Downstream(Attempt):
         self.count_time()
         how.date, how.date_size = self.engine.date, self.engine.date_size
         how.close, how.is_head = not self.keep, self.is_head
+        how.rules, how.values, how.head, how.body = NULL, values, NULL, NULL
+        if self.route.response_fields is not None:
+            self.fill_values(values)
+            how.rules = &self.route.response_fields.rules
+        if len(self.relay.pages):
+            page = self.relay.pages.get(status)
+            if page is not None:
+                how.head, how.body = &page.head, &page.body
         fr_out_clear(out)
         fr_write_answer(out, status, &how)
         self.put(out.data, out.size)
@@ -270,6 +283,7 @@ cdef class Downstream(Attempt):
         cdef Relay relay = self.relay
         cdef fr_out *out = &self.engine.out
         cdef fr_forward_response how
+        cdef fr_text values[FR_PIECES_MAX]
         cdef int code = head.status // 100
         if code > 5:
             code = 0
@@ -293,9 +307,31 @@ cdef class Downstream(Attempt):
         how.date_size = self.engine.date_size
         how.body = self.out_body
         how.close = not self.keep
+        how.rules = NULL
+        if self.route.response_fields is not None:
+            self._apply_rules(data, &how, values)
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
         self._end_head(out, data, head)
         self.head_sent = True
+
+    cdef void _apply_rules(self, const uint8_t *data, fr_forward_response *how, fr_text *values) noexcept:
+        cdef fr_field_rules *rules = &self.route.response_fields.rules
+        fr_fields_drop(data, self.engine.response, rules.drops, rules.drop_count)
+        self.fill_values(values)
+        how.rules, how.values = rules, values
+
+    cdef void fill_values(self, fr_text *values) noexcept:
+        cdef Py_ssize_t size = 0
+        memset(values, 0, FR_PIECES_MAX * sizeof(fr_text))
+        Attempt.fill_values(self, values)
+        try:
+            if self.line is not None and self.line.server is not None:
+                values[FR_PIECE_SERVER].data = <const uint8_t *>PyUnicode_AsUTF8AndSize(self.line.server.name, &size)
+                values[FR_PIECE_SERVER].size = size
+                values[FR_PIECE_REASON].data = <const uint8_t *>PyUnicode_AsUTF8AndSize(self.reason, &size)
+                values[FR_PIECE_REASON].size = size
+        except Exception as error:
+            self.report(error)
 
     cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept:
         """After the server's fields come our own."""
@@ -313,8 +349,11 @@ cdef class Downstream(Attempt):
         cdef Relay relay = self.relay
         cdef fr_out *out = &self.engine.out
         cdef fr_forward_response how
+        cdef fr_text values[FR_PIECES_MAX]
         memset(&how, 0, sizeof(how))
         how.cookie = self.route.sticky.own_cookie(&how.cookie_size)
+        if self.route.response_fields is not None:
+            self._apply_rules(data, &how, values)
         self.head_ns = fr_now_ns()
         self.latency_ns = self.head_ns - self.started_ns
         self.engine.counts.responses[1] += 1

@@ -4,6 +4,7 @@ Not here: which route a request takes (http_routes), what is the same for all re
 this file: nothing changes after __init__; every request has a Route, be it the one that leads nowhere.
 """
 
+from fastroute._core.http_fields cimport FieldRules
 from fastroute._core.http_sticky cimport Sticky
 from fastroute._core.http_upstream cimport Lines
 from fastroute._core.http_waiting cimport Waiting
@@ -22,10 +23,11 @@ cdef class Route:
         waiting: the pool's line for room.
         attempts: beyond the first, per request.
         cache: responses may be cached.
+        request_fields, response_fields: header rules, or None.
     """
 
     def __init__(self, Lines lines=None, Router router=None, slow=None, Sticky sticky=None, Waiting waiting=None, *,
-                 attempts=0, cache=False):
+                 attempts=0, cache=False, FieldRules request_fields=None, FieldRules response_fields=None):
         if (lines is None) != (router is None) or (lines is None) != (sticky is None) or (lines is None) != (waiting is None):
             raise TypeError("a route needs lines, router, sticky and waiting, or none of them")
         self.counted = &self.own_counted
@@ -34,3 +36,4 @@ cdef class Route:
         self.lines, self.router, self.slow, self.sticky, self.waiting = lines, router, slow, sticky, waiting
         self.attempts_max = min(attempts, 7)
         self.cache = cache
+        self.request_fields, self.response_fields = request_fields, response_fields

@@ -24,13 +24,16 @@ cdef class Terms:
         limits, timeouts: fastroute.config.schema.ListenerLimits and ListenerTimeouts.
         table, targets: further routes; a target of the table is a place in targets. None: there are none.
         trusts: Networks whose forwarded fields count, or None.
+        forwarded: Forwarded of trusted peers counts before X-Forwarded-For, and servers get one.
+        request_id: name of the field with a request's id, "" for none.
+        pages: status -> Page, for answers of our own.
         debug: responses say X-Fastroute.
         tls: clients come over TLS.
         row, column: where the listener's connections are counted for others to read; None: nowhere.
     """
 
     def __init__(self, Engine engine not None, Route route not None, *, limits, timeouts, RouteTable table=None, targets=(),
-                 Networks trusts=None, debug=False, tls=False, Row row=None, column=0):
+                 Networks trusts=None, forwarded=False, request_id="", pages=None, debug=False, tls=False, Row row=None, column=0):
         self.engine, self.route = engine, route
         self.table, self.targets = table, tuple(targets)
         for target in self.targets:
@@ -49,7 +52,12 @@ cdef class Terms:
         self.tunnel_ms = <uint64_t>(timeouts.tunnel_idle_s * 1000)
         self.total_ms = <uint64_t>(timeouts.total_s * 1000)
         self.rate_bytes, self.rate_grace_ms = limits.min_rate_bytes, <uint64_t>(timeouts.min_rate_grace_s * 1000)
-        self.trusts, self.debug, self.tls = trusts, debug, tls
+        self.trusts, self.debug, self.tls, self.forwarded = trusts, debug, tls, forwarded
+        self.id_field = request_id.encode("ascii")
+        self.id_lower = self.id_field.lower()
+        self.id_name.data, self.id_name.size = <const uint8_t *>PyBytes_AS_STRING(self.id_lower), PyBytes_GET_SIZE(self.id_lower)
+        self.extra = self.id_name.size != 0 or forwarded
+        self.pages = dict(pages or {})
         self.row = row
         self.gauges = &self.own_gauges if row is None else row.listener(column)
 

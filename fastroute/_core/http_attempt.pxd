@@ -1,5 +1,6 @@
 # http_attempt: one request on its way to a server: routed, connected, sent, and tried again where that is safe.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from fastroute._core.http_fields cimport fr_text
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_reading cimport Reading
 from fastroute._core.http_route cimport Route
@@ -16,6 +17,8 @@ cdef class Attempt(Reading):
     cdef uint32_t served                # requests of this connection
     # The present request.
     cdef readonly Route route           # where it goes; never None
+    cdef uint8_t id[128]                # the request's, of id_size bytes
+    cdef int id_size
     cdef fr_out gathered                # head and body so far, as they go on the wire, while the key is looked for in it
     cdef size_t head_bytes              # of the head in `request`
     cdef bytes request                  # all bytes for the server so far; None once more of the body went after them
@@ -46,6 +49,10 @@ cdef class Attempt(Reading):
 
     # Whom the trusted peer speaks for.
     cdef void _find_client(self, const uint8_t *data, const fr_head *head) noexcept
+    # The request's id: a trusted peer's, or a new one. The field that it came in does not go on.
+    cdef void _name(self, const uint8_t *data, const fr_head *head) noexcept
+    # What rules say may be put into fields; server and reason only once they are known.
+    cdef void fill_values(self, fr_text *values) noexcept
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
     cdef bint _wait(self, int phase) noexcept
     cdef void _gather(self) noexcept

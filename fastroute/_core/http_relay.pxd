@@ -3,6 +3,7 @@
 cimport cython
 from libc.stdint cimport uint8_t
 from fastroute._core.http_attempt cimport Attempt
+from fastroute._core.http_fields cimport fr_field_rules, fr_text
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_wire cimport fr_out
@@ -10,6 +11,17 @@ from fastroute._core.http_wire cimport fr_out
 cdef extern from "fr_frames.h" nogil:
     ctypedef struct fr_frames:
         uint8_t closed
+
+cdef extern from "fr_forward.h" nogil:
+    ctypedef struct fr_forward_response:
+        const uint8_t *cookie
+        size_t cookie_size
+        const uint8_t *date
+        size_t date_size
+        int body
+        int close
+        const fr_field_rules *rules
+        const fr_text *values
 
 @cython.final
 cdef class Relay(Terms):
@@ -26,6 +38,7 @@ cdef class Downstream(Attempt):
     cdef fr_frames frames               # of the server
 
     cdef void _over(self) noexcept
+    cdef void _apply_rules(self, const uint8_t *data, fr_forward_response *how, fr_text *values) noexcept
     cdef void _next(self) noexcept
     cdef void _linger(self) noexcept
     cdef void _close_if_idle(self) noexcept

@@ -1,6 +1,7 @@
 # http_route: where a request goes once its route is known: one pool as one listener uses it. Set once, then only read.
 cimport cython
 from fastroute._core.board cimport fr_board_pool
+from fastroute._core.http_fields cimport FieldRules
 from fastroute._core.http_sticky cimport Sticky
 from fastroute._core.http_upstream cimport Lines
 from fastroute._core.http_waiting cimport Waiting
@@ -19,3 +20,5 @@ cdef class Route:
     cdef fr_board_pool *counted         # where its requests are counted: lines.counted
     cdef fr_board_pool own_counted
     cdef readonly bint cache            # its responses may be cached
+    cdef FieldRules request_fields      # or None
+    cdef FieldRules response_fields     # or None

@@ -1,6 +1,7 @@
 from typing import Protocol, final
 
 from fastroute._core.http_attempt import Attempt
+from fastroute._core.http_fields import FieldRules
 from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_upstream import Lines, ServerLine
 from fastroute._core.http_waiting import Waiting
@@ -27,6 +28,8 @@ class Route:
         *,
         attempts: int = 0,
         cache: bool = False,
+        request_fields: FieldRules | None = None,
+        response_fields: FieldRules | None = None,
     ) -> None: ...
     @property
     def lines(self) -> Lines | None: ...

@@ -1,6 +1,7 @@
 # http_terms: one listener's settings as the data plane reads them: set once, then only read.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.board cimport Row, fr_board_listener
+from fastroute._core.http_fields cimport fr_text
 from fastroute._core.http_head cimport fr_head, fr_head_limits
 from fastroute._core.http_route cimport Route
 from fastroute._core.http_routes cimport Networks, RouteTable
@@ -18,6 +19,10 @@ cdef class Terms:
     cdef uint64_t rate_bytes, rate_grace_ms # least bytes per second of a client that sends a body or reads an answer
     cdef uint32_t requests_per_connection, connections_max, connections_per_client
     cdef bint forwarded                 # Forwarded of trusted peers counts before X-Forwarded-For, and servers get one
+    cdef bytes id_field, id_lower       # name of the field with the request's id as configured, and in lower case; b"": none
+    cdef fr_text id_name                # id_lower
+    cdef bint extra                     # id_name or forwarded
+    cdef dict pages                     # status -> Page
     cdef bint debug
     cdef bint tls                       # clients came over TLS
     cdef fr_board_listener *gauges      # own_gauges, or in a board's row

@@ -1,8 +1,9 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from typing_extensions import disjoint_base
 
 from fastroute._core.board import Row
+from fastroute._core.http_fields import Page
 from fastroute._core.http_route import Route
 from fastroute._core.http_routes import Networks, RouteTable
 from fastroute._core.http_wire import Engine
@@ -20,6 +21,9 @@ class Terms:
         table: RouteTable | None = None,
         targets: Iterable[Route] = (),
         trusts: Networks | None = None,
+        forwarded: bool = False,
+        request_id: str = "",
+        pages: Mapping[int, Page] | None = None,
         debug: bool = False,
         tls: bool = False,
         row: Row | None = None,

@@ -19,6 +19,7 @@ import msgspec
 from fastroute.config import rules
 from fastroute.config.kinds import Address, ListOf, Mistake, build, quote
 from fastroute.config.locate import Path, line_of
+from fastroute.config.pages import read_pages
 from fastroute.config.schema import AdminConfig, Config, Secret, ZoneConfig
 from fastroute.config.secrets import resolve_secret
 from fastroute.config.tls import digests
@@ -150,6 +151,15 @@ def _resolve(raw: Config, environment: Mapping[str, str] | None) -> Config:
     if admin is not None:
         tokens = {key: _token(key, getattr(admin, key), environment) for key in ("token", "read_token")}
         admin = msgspec.structs.replace(admin, **tokens)
+    listeners = dict(raw.listeners)
+    for name, listener in raw.listeners.items():
+        try:
+            pages = read_pages(listener.error_pages)
+        except Mistake as mistake:
+            raise mistake.below("listeners", name, "error_pages") from None
+        if pages:
+            listeners[name] = msgspec.structs.replace(listener, error_pages=pages)
+    raw = msgspec.structs.replace(raw, listeners=listeners)
     resolved = msgspec.structs.replace(
         raw, secret=tuple(ring), identity_secret=identity, zone=zone, workers=workers, store=store, admin=admin
     )

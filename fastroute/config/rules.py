@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from fastroute._core.dialects import build_ring, check_options
 from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
-from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StoreConfig
+from fastroute.config.schema import Config, FieldsConfig, ListenerConfig, PoolConfig, RouteConfig, StoreConfig
 from fastroute.config.tls import tls_mistakes
 from fastroute.errors import UsageError
 from fastroute.model import Server, parse_address
@@ -73,6 +73,12 @@ def _route_mistakes(config: Config, listener: ListenerConfig) -> Iterator[Findin
         yield (), "pool is missing; accepted: the name of a pool, or routes"
     elif listener.pool and (message := _unknown_pool(config, listener.pool)):
         yield ("pool",), message
+    for path, fields in _field_rules(config, listener):
+        if not listener.request_id and any("{request_id}" in text for _, text in (*fields.add, *fields.set)):
+            yield path, '{request_id} needs an id; accepted: request_id = "X-Request-Id" of the listener'
+        names = {name.lower() for name, _ in (*fields.add, *fields.set)} | {name.lower() for name in fields.remove}
+        if listener.request_id.lower() in names and path[-1] == "request_headers":
+            yield path, f"field {quote(listener.request_id)} is that of request_id; accepted: other fields"
     seen: dict[tuple[str, str, tuple[str, ...]], int] = {}
     for index, route in enumerate(listener.routes):
         if message := _unknown_pool(config, route.pool):
@@ -82,6 +88,16 @@ def _route_mistakes(config: Config, listener: ListenerConfig) -> Iterator[Findin
             message = f"host, path_prefix and clients are those of route {seen[what] + 1} too; accepted: each once"
             yield ("routes", index), message
         seen.setdefault(what, index)
+
+
+def _field_rules(config: Config, listener: ListenerConfig) -> Iterator[tuple[Path, FieldsConfig]]:
+    """Every set of header rules that a listener's requests meet, with its place as seen from the listener."""
+    owners: list[tuple[Path, ListenerConfig | RouteConfig | PoolConfig]] = [((), listener)]
+    owners += [(("routes", index), route) for index, route in enumerate(listener.routes)]
+    owners += [(("pool",), config.pools[name]) for name in listener.pools if name in config.pools]
+    for path, owner in owners:
+        yield (*path, "request_headers"), owner.request_headers
+        yield (*path, "response_headers"), owner.response_headers
 
 
 def _admin_mistakes(config: Config) -> Iterator[Finding]:

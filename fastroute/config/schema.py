@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from fastroute._core.pool_arguments import POLICIES, POLICIES_PLANNED, RINGS
+from fastroute.config.fields import IN_REQUESTS, IN_RESPONSES, FieldName, FieldTexts, RequestIdName
 from fastroute.config.kinds import (
     Address,
     Choice,
@@ -40,6 +41,7 @@ from fastroute.config.kinds import (
     Whole,
     Workers,
 )
+from fastroute.config.pages import PageSources
 from fastroute.config.tls import CertificatePair, ListenerTls, PoolTls
 from fastroute.model import WEIGHT_MAX, Server, parse_address
 from fastroute.routing.keys import KeyRule
@@ -160,6 +162,32 @@ class ListenerTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     drain_s: Annotated[float, Duration(0)] = named(default=30.0, name="drain")
 
 
+class FieldsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """request_headers or response_headers of a listener, a route or a pool."""
+
+    add: tuple[tuple[str, str], ...] = ()
+    """Beside what is there."""
+    set: tuple[tuple[str, str], ...] = ()
+    """In the place of what is there."""
+    remove: tuple[str, ...] = ()
+
+
+class RequestFields(FieldsConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """request_headers = { ... }"""
+
+    add: Annotated[tuple[tuple[str, str], ...], FieldTexts(IN_REQUESTS)] = ()
+    set: Annotated[tuple[tuple[str, str], ...], FieldTexts(IN_REQUESTS)] = ()
+    remove: Annotated[tuple[str, ...], ListOf(FieldName())] = ()
+
+
+class ResponseFields(FieldsConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """response_headers = { ... }"""
+
+    add: Annotated[tuple[tuple[str, str], ...], FieldTexts(IN_RESPONSES)] = ()
+    set: Annotated[tuple[tuple[str, str], ...], FieldTexts(IN_RESPONSES)] = ()
+    remove: Annotated[tuple[str, ...], ListOf(FieldName())] = ()
+
+
 class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One of `routes` of [listeners.NAME]: requests that go to a pool of their own."""
 
@@ -171,6 +199,8 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pool: Annotated[str, Name()]
     cache: Annotated[bool | None, Flag()] = None
     """None: as [cache] has it."""
+    request_headers: Annotated[RequestFields, Section(RequestFields)] = RequestFields()
+    response_headers: Annotated[ResponseFields, Section(ResponseFields)] = ResponseFields()
 
 
 class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,6 +215,14 @@ class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     proxy_protocol: Annotated[bool, Later((False,)), Flag()] = False
     tls: Annotated[ListenerTls | None, Section(ListenerTls)] = None
     """Clients speak TLS; nothing else is understood."""
+    request_headers: Annotated[RequestFields, Section(RequestFields)] = RequestFields()
+    response_headers: Annotated[ResponseFields, Section(ResponseFields)] = ResponseFields()
+    forwarded: Annotated[bool, Flag()] = False
+    """Servers get Forwarded (RFC 7239) too, and that of trusted peers names the client."""
+    request_id: Annotated[str, RequestIdName()] = ""
+    """Field with an id for each request; "": none, as in nginx and HAProxy (Envoy: x-request-id, on)."""
+    error_pages: Annotated[dict[Any, Any], PageSources()] = {}
+    """status -> (Content-Type, body) once loaded; of answers of the balancer's own."""
     limits: Annotated[ListenerLimits, Section(ListenerLimits)] = ListenerLimits()
     timeouts: Annotated[ListenerTimeouts, Section(ListenerTimeouts)] = ListenerTimeouts()
 
@@ -326,6 +364,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sticky: Annotated[StickyConfig | None, Section(StickyConfig)] = None
     tls: Annotated[PoolTls | None, Section(PoolTls)] = None
     """Servers speak TLS."""
+    request_headers: Annotated[RequestFields, Section(RequestFields)] = RequestFields()
+    response_headers: Annotated[ResponseFields, Section(ResponseFields)] = ResponseFields()
     timeouts: Annotated[PoolTimeouts, Section(PoolTimeouts)] = PoolTimeouts()
     limits: Annotated[PoolLimits, Section(PoolLimits)] = PoolLimits()
     retry: Annotated[RetryConfig, Section(RetryConfig)] = RetryConfig()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastroute._core.board import Tally
+from fastroute._core.http_fields import Page
 from fastroute._core.http_relay import Relay
 from fastroute._core.http_route import Route
 from fastroute._core.http_routes import Networks
@@ -26,11 +27,20 @@ from fastroute.affinity import Affinity
 from fastroute.affinity.base import identity_of
 from fastroute.affinity.record import TERM_RANDOM_BITS
 from fastroute.clock import Clock
-from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyConfig, StoreTls
+from fastroute.config.schema import (
+    Config,
+    PoolConfig,
+    RequestFields,
+    ResponseFields,
+    RouteConfig,
+    StickyConfig,
+    StoreTls,
+)
 from fastroute.errors import ConfigError
 from fastroute.health.load_probe import LoadProbe
 from fastroute.health.outlier import Outliers
 from fastroute.model import Server
+from fastroute.proxy.fields import request_rules, response_rules
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.routes import route_table
 from fastroute.proxy.seat import Seat
@@ -263,16 +273,17 @@ async def _open_pool(
 
 
 def make_relay(
-    config: Config, listener: ListenerConfig, pools: Mapping[str, PoolParts], engine: Engine, seat: Seat, column: int
+    config: Config, name: str, pools: Mapping[str, PoolParts], engine: Engine, seat: Seat, column: int
 ) -> Relay:
     """A listener's compiled settings."""
+    listener = config.listeners[name]
     made: dict[tuple[str, bool], Route] = {}
 
-    def route_to(pool: str, cache: bool) -> Route:
+    def route_to(pool: str, cache: bool, route: RouteConfig | None = None) -> Route:
+        if route is not None and (route.request_headers, route.response_headers) != (RequestFields(), ResponseFields()):
+            return make_route(config, name, pools.get(pool), engine, cache=cache, route=route)
         if (pool, cache) not in made:
-            made[pool, cache] = (
-                make_route(config, pools[pool], engine, cache=cache, tls=listener.tls is not None) if pool else Route()
-            )
+            made[pool, cache] = make_route(config, name, pools.get(pool), engine, cache=cache)
         return made[pool, cache]
 
     enabled = config.cache.enabled
@@ -280,10 +291,13 @@ def make_relay(
         engine,
         route_to(listener.pool, enabled),
         table=route_table(listener),
-        targets=[route_to(one.pool, enabled and one.cache is not False) for one in listener.routes],
+        targets=[route_to(one.pool, enabled and one.cache is not False, one) for one in listener.routes],
         limits=listener.limits,
         timeouts=listener.timeouts,
         trusts=Networks(listener.trusted_proxies) if listener.trusted_proxies else None,
+        forwarded=listener.forwarded,
+        request_id=listener.request_id,
+        pages={status: Page(body, kind) for status, (kind, body) in listener.error_pages.items()},
         debug=config.debug_headers,
         tls=listener.tls is not None,
         row=seat.row,
@@ -291,8 +305,21 @@ def make_relay(
     )
 
 
-def make_route(config: Config, parts: PoolParts, engine: Engine, *, cache: bool, tls: bool) -> Route:
-    """One pool as a listener uses it."""
+def make_route(
+    config: Config,
+    listener: str,
+    parts: PoolParts | None,
+    engine: Engine,
+    *,
+    cache: bool,
+    route: RouteConfig | None = None,
+) -> Route:
+    """One pool as a listener uses it; without a pool the route that leads nowhere."""
+    at, pool = config.listeners[listener], parts.config if parts is not None else None
+    known = {"listener": listener, "pool": parts.pool.name if parts is not None else "-"}
+    response_fields = response_rules(at, pool, route, known)
+    if parts is None:
+        return Route(response_fields=response_fields)
     sticky = parts.config.sticky
     return Route(
         parts.lines,
@@ -306,11 +333,13 @@ def make_route(config: Config, parts: PoolParts, engine: Engine, *, cache: bool,
             term_random_bits=TERM_RANDOM_BITS,
             mark_key=mark_key(identity_of(config.identity_secret, config.fleet), config.fleet, parts.pool.name),
             ttl_s=sticky.ttl_s if sticky else 0,
-            cookie_attributes=_cookie_attributes(sticky, tls) if sticky else "",
+            cookie_attributes=_cookie_attributes(sticky, at.tls is not None) if sticky else "",
         ),
         parts.waiting,
         attempts=parts.config.retry.attempts,
         cache=cache,
+        request_fields=request_rules(at, pool, route, known),
+        response_fields=response_fields,
     )
 
 

@@ -90,7 +90,7 @@ class Proxy:
             engine.start(asyncio.get_running_loop())
             for name, listener in self._config.listeners.items():
                 column = self._seat.columns.listeners[name]
-                relay = make_relay(self._config, listener, self._parts.pools, engine, self._seat, column)
+                relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, column)
                 self._listeners.append(Listener(name, relay, list(sockets[name]), listener))
             for ready in self._listeners:
                 await ready.start()
