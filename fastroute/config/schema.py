@@ -40,6 +40,7 @@ from fastroute.config.kinds import (
     Whole,
     Workers,
 )
+from fastroute.config.schema_health import HealthConfig
 from fastroute.config.tls import CertificatePair, ListenerTls, PoolTls
 from fastroute.model import WEIGHT_MAX, Server, parse_address
 from fastroute.routing.keys import KeyRule
@@ -51,6 +52,7 @@ __all__ = [
     "CertificatePair",
     "Config",
     "CookieConfig",
+    "HealthConfig",
     "KeyRule",
     "ListenerConfig",
     "ListenerLimits",
@@ -329,7 +331,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     timeouts: Annotated[PoolTimeouts, Section(PoolTimeouts)] = PoolTimeouts()
     limits: Annotated[PoolLimits, Section(PoolLimits)] = PoolLimits()
     retry: Annotated[RetryConfig, Section(RetryConfig)] = RetryConfig()
-    health: Annotated[Any, Later(), Text()] = None
+    health: Annotated[HealthConfig | None, Section(HealthConfig)] = None
     outlier: Annotated[OutlierConfig | None, Section(OutlierConfig)] = None
     probe: Annotated[ProbeConfig | None, Section(ProbeConfig)] = None
     slow_start: Annotated[SlowStartConfig, Section(SlowStartConfig)] = SlowStartConfig()

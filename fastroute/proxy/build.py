@@ -26,10 +26,11 @@ from fastroute.affinity import Affinity
 from fastroute.affinity.base import identity_of
 from fastroute.affinity.record import TERM_RANDOM_BITS
 from fastroute.clock import Clock
-from fastroute.config.schema import Config, ListenerConfig, PoolConfig, StickyConfig, StoreTls
+from fastroute.config.schema import Config, ListenerConfig, OutlierConfig, PoolConfig, StickyConfig, StoreTls
 from fastroute.errors import ConfigError
 from fastroute.health.load_probe import LoadProbe
 from fastroute.health.outlier import Outliers
+from fastroute.health.standing import Standing
 from fastroute.model import Server
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.routes import route_table
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from fastroute.memcache.cluster import Memcached
 
 __all__ = ["Parts", "PoolParts", "make_relay", "make_route", "open_parts"]
+
+PANIC_RATIO = OutlierConfig().panic_ratio
+"""Where servers are checked and nothing else is said: checks never take the last servers out."""
 
 
 @dataclass
@@ -56,6 +60,7 @@ class PoolParts:
     waiting: Waiting
     codec: TokenCodec | None
     tally: Tally
+    standing: Standing
     affinity: Any = None
 
     def change_servers(self, servers: list[Server]) -> None:
@@ -65,6 +70,7 @@ class PoolParts:
             UsageError: a list that the pool cannot hold; it is as it was.
         """
         self.pool.update(servers)
+        self.standing.settle_all()
         if self.codec is not None:
             self.slow.name({self.codec.server_digest(server.name): server.name for server in servers})
 
@@ -188,7 +194,7 @@ def make_pool(config: Config, name: str, of: PoolConfig, zone: Zone | None) -> P
             "aggression": of.slow_start.aggression,
             "min_weight": of.slow_start.min_weight_ratio,
         },
-        panic=of.outlier.panic_ratio if of.outlier else 0.0,
+        panic=of.outlier.panic_ratio if of.outlier else PANIC_RATIO if of.health else 0.0,
         pending=of.limits.pending,
         pending_time=of.limits.pending_time_s,
         zone=zone,
@@ -247,6 +253,7 @@ async def _open_pool(
     outliers = (
         Outliers(eject_s=of.outlier.eject_s, max_ejected_ratio=of.outlier.max_ejected_ratio) if of.outlier else None
     )
+    standing = Standing(pool, ramps=of.slow_start.window_s > 0)
     names = {codec.server_digest(server.name): server.name for server in pool.servers} if codec else {}
     at_once = isinstance(affinity, Affinity) and affinity.store is None
     slow = SlowPath(
@@ -257,9 +264,10 @@ async def _open_pool(
         at_once=at_once,
         outliers=outliers,
         reach=Reach(upstream_context(of.tls), of.tls.server_name) if of.tls else Reach(),
+        standing=standing,
     )
     parts.stack.push_async_callback(slow.aclose)
-    return PoolParts(of, pool, router, lines, slow, waiting, codec, tally, affinity if sticky else None)
+    return PoolParts(of, pool, router, lines, slow, waiting, codec, tally, standing, affinity if sticky else None)
 
 
 def make_relay(
