@@ -66,8 +66,13 @@ log = logging.getLogger("fastroute.health")
 
 
 def keeps_anything(config: Config) -> bool:
-    """Is there anything for a keeper to do?"""
-    return any(pool.health is not None for pool in config.pools.values())
+    """Is there anything for a keeper to do? With a store and a secret there is always a fleet to be part of."""
+    return any(pool.health is not None for pool in config.pools.values()) or has_fleet(config)
+
+
+def has_fleet(config: Config) -> bool:
+    """Can this replica be part of a fleet: is there a store, and a secret to sign with?"""
+    return config.store is not None and bool(config.secret)
 
 
 @dataclass(slots=True)
@@ -194,9 +199,8 @@ class Keeper:
         self.probes.update(self._plans())
 
     async def _open_store(self) -> Any:
-        """The store, where the fleet's health is shared through it."""
-        shared = any(one.config.health is not None and one.config.health.fleet for one in self._asked.values())
-        if self._config.store is None or not self._config.secret or not shared:
+        """The store of the fleet, if there is one."""
+        if not has_fleet(self._config):
             return None
         if self._parts.store is not None:
             return self._parts.store
@@ -237,18 +241,18 @@ class Keeper:
                 presence_s = now_s
                 await presence.turn()
                 self.probes.members(presence.names)
-            if self.probes.dirty or now_s - published_s >= PUBLISH_S:
+            if self._asked and (self.probes.dirty or now_s - published_s >= PUBLISH_S):
                 published_s = now_s
                 await mail.publish(HEALTH, self.probes.me, self.probes.body(), HEALTH_TTL_S)
             others = [name for name in presence.names if name != self.probes.me]
-            if others:
+            if others and self._asked:
                 found = await mail.fetch(HEALTH, others)
                 self.probes.hear({name: one.message.body for name, one in found.items() if one.message is not None})
             else:
                 self.probes.hear({})
             self._tell()
             end_s = now_s + EXCHANGE_S
-            while self._clock.monotonic_s() < end_s and not self.probes.dirty:
+            while self._clock.monotonic_s() < end_s and not self.probes.dirty:  # noqa: ASYNC110
                 await asyncio.sleep(TICK_S_MAX)
 
     # ---- asking
