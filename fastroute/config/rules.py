@@ -151,9 +151,7 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
             f'path: found {quote(pool.probe.path)}; accepted: a path such as "/load", printable ASCII without spaces'
         )
         yield ("probe", "path"), message
-    if pool.health is not None:
-        for path, message in health_mistakes(pool.health):
-            yield ("health", *path), message
+    yield from health_mistakes(pool)
     if pool.max_load and pool.policy != "hash":
         yield ("max_load",), f'max_load bounds policy = "hash"; the policy is {quote(pool.policy)}'
     if pool.max_load and not 1.01 <= pool.max_load <= 100:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastroute.config.kinds import quote
-from fastroute.config.schema import Config
+from fastroute.config.schema import Config, PoolConfig
 from fastroute.config.schema_health import HealthConfig
 
 __all__ = ["health_mistakes", "health_warnings"]
@@ -13,8 +13,36 @@ __all__ = ["health_mistakes", "health_warnings"]
 Finding = tuple[tuple[str | int, ...], str]
 
 
-def health_mistakes(health: HealthConfig) -> Iterator[Finding]:
-    """Of one pool's section."""
+def health_mistakes(pool: PoolConfig) -> Iterator[Finding]:
+    """Of one pool."""
+    for name, section in (("content", pool.content), ("on_join", pool.on_join)):
+        if section is not None and pool.health is None:
+            yield (name,), f"{name} is looked after by checks; accepted: [pools.NAME.health] beside it"
+    content, join, outlier = pool.content, pool.on_join, pool.outlier
+    if content is not None:
+        if bool(content.paths) == bool(content.header):
+            yield ("content",), "content: accepted is one of paths and header"
+        for index, path in enumerate(content.paths):
+            if not is_path(path):
+                yield ("content", "paths", index), f"paths: found {quote(path)}; accepted: a path such as /version"
+        if content.header and pool.health is not None and pool.health.check != "http":
+            yield ("content", "header"), 'header is a field of the answers of check = "http"'
+    if join is not None:
+        if bool(join.command) == bool(join.path):
+            yield ("on_join",), "on_join: accepted is one of command and path"
+        if join.path and not is_path(join.path):
+            yield ("on_join", "path"), f"path: found {quote(join.path)}; accepted: a path such as /warm-up"
+    if outlier is not None and 0 < outlier.latency_factor < 1.1:
+        found = f"{outlier.latency_factor:g}"
+        yield ("outlier", "latency_factor"), f"latency_factor: found {found}; accepted: 0 (off) and 1.1 to 1000"
+    if pool.fleet_load and pool.policy in ("random", "round-robin"):
+        yield ("fleet_load",), f"fleet_load is for policies that look at load; the policy is {quote(pool.policy)}"
+    if pool.health is not None:
+        for where, message in _check_mistakes(pool.health):
+            yield ("health", *where), message
+
+
+def _check_mistakes(health: HealthConfig) -> Iterator[Finding]:
     if health.check == "http" and not is_path(health.path):
         message = (
             f'path: found {quote(health.path)}; accepted: a path such as "/healthz", printable ASCII without spaces'
@@ -39,6 +67,9 @@ def health_mistakes(health: HealthConfig) -> Iterator[Finding]:
 def health_warnings(config: Config) -> Iterator[Finding]:
     """Of all pools."""
     for name, pool in config.pools.items():
+        if pool.fleet_load and (config.store is None or not config.secret):
+            message = "fleet_load needs [store] and secret: without them only this machine's requests count"
+            yield ("pools", name, "fleet_load"), message
         if pool.health is None:
             continue
         if pool.health.check == "http" and pool.health.path == "/":

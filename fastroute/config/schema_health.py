@@ -8,7 +8,7 @@ import msgspec
 
 from fastroute.config.kinds import Choice, Duration, Flag, ListOf, Text, Whole, Words
 
-__all__ = ["HealthConfig"]
+__all__ = ["ContentConfig", "HealthConfig", "JoinConfig"]
 
 named = msgspec.field
 
@@ -43,3 +43,28 @@ class HealthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A field of the answer that names this life of the server: another value means that it has restarted."""
     uptime_header: Annotated[str, Text()] = ""
     """A field of the answer with the seconds since the server started."""
+
+
+class ContentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.content]: what the servers of a pool have in common, and what happens to one that differs."""
+
+    paths: Annotated[tuple[str, ...], ListOf(Text(), maximum=16)] = ()
+    """Asked for by GET; status and the first 64 KiB of each answer count."""
+    header: Annotated[str, Text()] = ""
+    """A field of the answer to the check that names the build, instead of paths."""
+    interval_s: Annotated[float, Duration(0.1)] = named(default=30.0, name="interval")
+    """Of looking at the paths."""
+    timeout_s: Annotated[float, Duration(0.01)] = named(default=5.0, name="timeout")
+    """Of one page."""
+    on_drift: Annotated[str, Choice(("warn", "eject", "keep-bound-only"))] = "warn"
+
+
+class JoinConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.on_join]: what must succeed before a server is ready."""
+
+    command: Annotated[tuple[str, ...], Words()] = ()
+    path: Annotated[str, Text()] = ""
+    """Asked for by GET at the server itself; 2xx is success."""
+    timeout_s: Annotated[float, Duration(0.01)] = named(default=60.0, name="timeout")
+    interval_s: Annotated[float, Duration(0)] = named(default=0.0, name="interval")
+    """Run again so often, for ready servers too; a failure is logged then. 0: only when a server joins."""

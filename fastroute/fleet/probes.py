@@ -162,7 +162,7 @@ class Probes:
         self._cases: dict[Key, _Case] = {key: _Case(plan) for key, plan in plans.items()}
         self._names: tuple[str, ...] = ()
         self._heard: dict[str, dict[Key, _Entry]] = {}
-        self._told: dict[Key, tuple[bool | None, bool, int]] = {}
+        self._touched: set[Key] = set()
 
     # ---- who asks
 
@@ -181,7 +181,7 @@ class Probes:
         """Other servers: who stays goes on."""
         for key in self._cases.keys() - plans.keys():
             del self._cases[key]
-            self._told.pop(key, None)
+            self._touched.discard(key)
         for key, plan in plans.items():
             case = self._cases.get(key)
             if case is None:
@@ -214,7 +214,6 @@ class Probes:
         case = self._cases[key]
         case.up, case.joining, case.restarts = up, joining, restarts
         case.status = Status(up=up)
-        self._told[key] = (up, joining, restarts)
 
     def role_of(self, key: Key) -> Role:
         """This replica's."""
@@ -262,6 +261,7 @@ class Probes:
             return
         now_s = self._clock.monotonic_s()
         case.running.discard("check")
+        self._touched.add(key)
         case.last = Last(ok, tells[:_TELLS_MAX], seconds, now_s, self.me)
         case.status, flip = after(case.status, ok, rise=case.plan.rise, fall=case.plan.fall)
         case.status = backed_off(case.status, heavy)
@@ -298,6 +298,7 @@ class Probes:
         if case is None:
             return
         case.running.discard("join")
+        self._touched.add(key)
         now_s = self._clock.monotonic_s()
         if case.role != "owner":
             case.due_s.pop("join", None)
@@ -351,6 +352,7 @@ class Probes:
         if said == case.said:
             return
         case.said = said
+        self._touched.add(key)
         if said.restarts > case.restarts:
             case.restarts = said.restarts
         case.boot, case.fingerprint = said.boot or case.boot, said.fingerprint or case.fingerprint
@@ -392,6 +394,7 @@ class Probes:
             if not agrees and (answered or now_s - case.suspect_s < CONFIRM_S):
                 return
             case.why = f"{case.why}; {'confirmed by ' + case.second if agrees else 'nobody else has answered'}"
+        self._touched.add(key)
         case.up, case.joining, case.episode, case.changed_s, self.dirty = False, False, 0, now_s, True
         case.due_s.pop("join", None)
 
@@ -434,15 +437,10 @@ class Probes:
         case = self._cases[key]
         return Held(case.up, case.joining, case.restarts, case.why, case.owner)
 
-    def news(self) -> list[tuple[Key, Held]]:
-        """What changed since the last call."""
-        found = []
-        for key, case in self._cases.items():
-            state = (case.up, case.joining, case.restarts)
-            if case.up is not None and self._told.get(key) != state:
-                self._told[key] = state
-                found.append((key, self.held(key)))
-        return found
+    def touched(self) -> list[Key]:
+        """The servers that something was heard of since the last call."""
+        found, self._touched = self._touched, set()
+        return [key for key in found if key in self._cases]
 
     def last(self, key: Key) -> Last | None:
         """The last check that is known of."""

@@ -70,6 +70,7 @@ class Outcome:
         seconds: how long it took.
         size_bytes: of the answer's body as far as it was read, or as it says.
         refused: nobody listens there: the process is gone, or was a moment ago.
+        status: of an HTTP answer, 0 where there was none.
         fields: of an HTTP answer, names in lower case.
         body: of an HTTP answer, cut at HEAVY_BYTES.
     """
@@ -79,6 +80,7 @@ class Outcome:
     seconds: float = 0.0
     size_bytes: int = 0
     refused: bool = False
+    status: int = 0
     fields: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
@@ -118,8 +120,9 @@ async def run_check(spec: CheckSpec, address: str, *, pool: str = "", server: st
                 found = await _http(spec, address, reader, writer)
             finally:
                 writer.transport.abort()  # nothing is left to say: no waiting for the other side
-            ok, detail, size_bytes, fields, body = found
-            return Outcome(ok, detail, time.monotonic() - began_s, size_bytes, fields=fields, body=body)
+            status, ok, detail, size_bytes, fields, body = found
+            seconds = time.monotonic() - began_s
+            return Outcome(ok, detail, seconds, size_bytes, status=status, fields=fields, body=body)
     except TimeoutError:
         return outcome(False, f"no answer within {spec.timeout_s:g} s")
     except ConnectionRefusedError:
@@ -152,7 +155,7 @@ async def _connect(spec: CheckSpec, where: tuple[str, int] | str) -> tuple[async
 
 async def _http(
     spec: CheckSpec, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> tuple[bool, str, int, dict[str, str], bytes]:
+) -> tuple[int, bool, str, int, dict[str, str], bytes]:
     host = spec.host or ("localhost" if address.startswith("unix:") else address)
     lines = f"{spec.method} {spec.path} HTTP/1.1", f"Host: {host}", "User-Agent: fastroute-check", "Connection: close"
     writer.write("\r\n".join((*lines, "", "")).encode("latin-1"))
@@ -168,10 +171,10 @@ async def _http(
         body, size_bytes = await _body(fields, reader)
     status = head["status"]
     if not expected(status, spec.expect):
-        return False, f"{status}, which is not expected", size_bytes, fields, body
+        return status, False, f"{status}, which is not expected", size_bytes, fields, body
     if spec.body and spec.body.encode() not in body:
-        return False, f"{status}, but the body lacks the expected text", size_bytes, fields, body
-    return True, str(status), size_bytes, fields, body
+        return status, False, f"{status}, but the body lacks the expected text", size_bytes, fields, body
+    return status, True, str(status), size_bytes, fields, body
 
 
 async def _body(fields: Mapping[str, str], reader: asyncio.StreamReader) -> tuple[bytes, int]:

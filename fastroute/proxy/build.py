@@ -122,7 +122,7 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
     """
     parts = Parts(seat=seat)
     try:
-        if affinity is None and any(pool.sticky or pool.limited for pool in config.pools.values()):
+        if affinity is None and any(pool.sticky or pool.limited or pool.fleet_load for pool in config.pools.values()):
             parts.zone = make_zone(config)
             parts.stack.callback(parts.zone.close)
             if config.store is not None and any(pool.sticky for pool in config.pools.values()):
@@ -251,7 +251,13 @@ async def _open_pool(
     waiting = Waiting(engine, pool, time_s=of.limits.pending_time_s)
     parts.stack.callback(waiting.close)
     outliers = (
-        Outliers(eject_s=of.outlier.eject_s, max_ejected_ratio=of.outlier.max_ejected_ratio) if of.outlier else None
+        Outliers(
+            eject_s=of.outlier.eject_s,
+            max_ejected_ratio=of.outlier.max_ejected_ratio,
+            longest_s=of.outlier.max_eject_s,
+        )
+        if of.outlier
+        else None
     )
     standing = Standing(pool, ramps=of.slow_start.window_s > 0)
     names = {codec.server_digest(server.name): server.name for server in pool.servers} if codec else {}

@@ -92,7 +92,7 @@ class Proxy:
                 await ready.start()
                 self._addresses[ready.name] = ready.addresses()
             self._seat.accept(True)
-            if keeps_anything(self._config):
+            if keeps_anything(self._config, self._parts):
                 self._keeper = Keeper(self._config, self._parts, self._seat, alone=self._alone)
                 self._keeper.start()
         except BaseException:

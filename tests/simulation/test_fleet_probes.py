@@ -31,6 +31,7 @@ class Replica:
         self.probes = Probes(name, world.plans, clock=world.clock, draw=world.random.random)
         self.name, self.turn_s, self.exchange_s = name, -1.0, -1.0
         self.flips: list[tuple[str, bool]] = []
+        self.known: dict[str, bool] = {}
 
 
 class World:
@@ -92,7 +93,11 @@ class World:
             refused = server in self.refuses
             ok = not refused and server not in self.bad and server not in self.bad_for[replica.name]
             probes.checked(key, ok, "200" if ok else "503", 0.001, refused=refused, boot=self.boots.get(server, ""))
-        replica.flips += [(key[1], held.up) for key, held in probes.news()]
+        for key in probes.touched():
+            up = probes.held(key).up
+            if replica.known.get(key[1]) != up:
+                replica.known[key[1]] = up
+                replica.flips.append((key[1], up))
 
     def up(self, server: str) -> set[bool | None]:
         """What the replicas hold of it."""
