@@ -52,12 +52,17 @@ cdef extern from *:
     static void fr_say64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static void fr_say32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static uint64_t fr_next64(uint64_t *p) { return __atomic_add_fetch(p, 1, __ATOMIC_ACQ_REL); }
+    static int fr_swap64(uint64_t *p, uint64_t was, uint64_t v) {
+        return __atomic_compare_exchange_n(p, &was, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED); }
+    static void fr_fence(void) { __atomic_thread_fence(__ATOMIC_ACQ_REL); }
     """
     uint64_t fr_seen64(const uint64_t *p) noexcept nogil
     uint32_t fr_seen32(const uint32_t *p) noexcept nogil
     void fr_say64(uint64_t *p, uint64_t v) noexcept nogil
     void fr_say32(uint32_t *p, uint32_t v) noexcept nogil
     uint64_t fr_next64(uint64_t *p) noexcept nogil
+    int fr_swap64(uint64_t *p, uint64_t was, uint64_t v) noexcept nogil
+    void fr_fence() noexcept nogil
 
 REASONS = ("affinity-near", "affinity-store", "affinity-cookie", "policy", "moved", "fallback-hash", "panic", "other")
 """Reasons of a selection, in the order in which they are counted."""
@@ -69,6 +74,8 @@ BOUNDS_S = tuple([fr_board_bounds_ns[i] / 1e9 for i in range(FR_BOARD_BOUNDS)])
 """Upper bounds of the buckets of request durations, in seconds; one more bucket is above."""
 
 NOTE_BYTES_MAX = FR_BOARD_NOTE_BYTES
+TELLS_BYTES_MAX = FR_BOARD_TELLS_BYTES
+TELLS_TRIES = 64
 COLUMNS_MAX = 1 << 20
 
 cdef enum:
@@ -102,7 +109,8 @@ cdef class Board:
         self.servers_at = self.nodes_at + nodes * <uint64_t>sizeof(fr_board_node)
         self.row_bytes = (self.servers_at + servers * <uint64_t>sizeof(fr_board_server) + 4095) & ~<uint64_t>4095
         self.orders_at = FR_BOARD_HEADER_BYTES
-        self.rows_at = (self.orders_at + servers * <uint64_t>sizeof(fr_board_order) + 4095) & ~<uint64_t>4095
+        self.health_at = (self.orders_at + servers * <uint64_t>sizeof(fr_board_order) + 4095) & ~<uint64_t>4095
+        self.rows_at = (self.health_at + servers * <uint64_t>sizeof(fr_board_health) + 4095) & ~<uint64_t>4095
         self.size_bytes = self.rows_at + rows * self.row_bytes
         base = mmap(NULL, self.size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if base == MAP_FAILED:
@@ -256,6 +264,105 @@ cdef class Board:
     def raise_version(self):
         """Let the workers know that something else than an order changed; the version that tells who follows it."""
         return fr_next64(&self._header().version)
+
+    # ---- the keeper, and what it says
+
+    @property
+    def name(self):
+        """The replica's name among the fleet's."""
+        cdef fr_board_header *header = self._header()
+        return header.name[:FR_BOARD_NAME_BYTES].split(b"\0", 1)[0].decode("ascii", "replace")
+
+    @name.setter
+    def name(self, str value not None):
+        cdef bytes raw = value.encode("ascii")
+        if not 0 < len(raw) < FR_BOARD_NAME_BYTES:
+            raise UsageError(f"name {value!r}: accepted are 1 to {FR_BOARD_NAME_BYTES - 1} characters")
+        memset(self._header().name, 0, FR_BOARD_NAME_BYTES)
+        memcpy(self._header().name, <const char *>raw, len(raw))
+
+    def keep(self, uint32_t pid, uint64_t now_ms, uint32_t lease_ms):
+        """Is this process the replica's keeper? It becomes so where there is none, and where the one that there is has
+        no row any more or has not said so for `lease_ms`; a keeper says so with each call.
+
+        Args:
+            pid: of the caller, which has a row.
+            now_ms: of the monotonic clock.
+        """
+        cdef fr_board_header *header = self._header()
+        cdef uint64_t seen = fr_seen64(&header.keeper), own = <uint64_t>pid << 32 | (now_ms & 0xFFFFFFFF)
+        cdef uint32_t owner = <uint32_t>(seen >> 32), age_ms = <uint32_t>now_ms - <uint32_t>seen
+        if owner != pid and owner and age_ms < lease_ms and self._has_row(owner):
+            return False
+        return bool(fr_swap64(&header.keeper, seen, own))
+
+    def keeps(self, uint32_t pid):
+        """Was this process the keeper when it last said so, and nobody has taken over?"""
+        return fr_seen64(&self._header().keeper) >> 32 == pid
+
+    def end_keeping(self, uint32_t pid):
+        """This process is the keeper no longer; another may be at once."""
+        cdef uint64_t seen = fr_seen64(&self._header().keeper)
+        if seen >> 32 == pid:
+            fr_swap64(&self._header().keeper, seen, 0)
+
+    cdef bint _has_row(self, uint32_t pid) noexcept:
+        cdef uint32_t row
+        for row in range(fr_seen32(&self._header().rows_used)):
+            if fr_seen32(&(<fr_board_row *>self._row(row)).pid) == pid:
+                return True
+        return False
+
+    cdef fr_board_health *_health(self, uint32_t column) except NULL:
+        if column >= self.servers:
+            raise UsageError(f"server {column}: the board has {self.servers}")
+        return &(<fr_board_health *>(self.base + self.health_at))[column]
+
+    def verdict(self, uint32_t column):
+        """What holds for a server, as a word; 0: health says nothing."""
+        return fr_seen64(&self._health(column).word)
+
+    def give_verdict(self, uint32_t column, uint64_t word):
+        """Say what holds for a server and let the workers know; the version that tells who follows it."""
+        cdef fr_board_health *health = self._health(column)
+        if fr_seen64(&health.word) == word:
+            return self.version
+        health.flips += 1
+        fr_say64(&health.word, word)
+        return fr_next64(&self._header().version)
+
+    def note_check(self, uint32_t column, uint64_t checked_ms, uint64_t latency_ns, str tells not None, *, bint own, bint ok):
+        """Write down a check of a server; the keeper's.
+
+        Args:
+            tells: what it came to, cut at TELLS_BYTES_MAX bytes.
+            own: made by this replica, and counted.
+        """
+        cdef fr_board_health *health = self._health(column)
+        cdef bytes raw = tells.encode("utf-8", "replace")[:FR_BOARD_TELLS_BYTES]
+        fr_say64(&health.sequence, health.sequence | 1)
+        fr_fence()
+        health.checked_ms, health.latency_ns, health.tells_size = checked_ms, latency_ns, len(raw)
+        memcpy(health.tells, <const char *>raw, len(raw))
+        health.checks += own
+        health.failed += own and not ok
+        fr_say64(&health.sequence, (health.sequence | 1) + 1)
+
+    def check_of(self, uint32_t column):
+        """(word, checked at, ms, latency_ns, checks by this replica, of these failed, flips, what the last came to)."""
+        cdef fr_board_health *health = self._health(column)
+        cdef fr_board_health copy
+        cdef uint64_t before
+        cdef int i
+        for i in range(TELLS_TRIES):
+            before = fr_seen64(&health.sequence)
+            copy = health[0]
+            fr_fence()
+            if not before & 1 and fr_seen64(&health.sequence) == before:
+                break
+        raw = copy.tells[:min(copy.tells_size, <uint64_t>FR_BOARD_TELLS_BYTES)]
+        return (fr_seen64(&health.word), copy.checked_ms, copy.latency_ns, copy.checks, copy.failed, copy.flips,
+                raw.decode("utf-8", "replace"))
 
     # ---- reading
 

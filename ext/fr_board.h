@@ -4,6 +4,7 @@
  *
  *      header     counts of what there is, version of the orders, outcome of reloads                     4096 bytes
  *      orders     one word per server: the state and weight that an operator gave it                       16 bytes each
+ *      health     what checks say of a server, written by the keeper: the one worker that asks            256 bytes each
  *      row 0      one worker's counters and gauges: head, engine, listeners, pools, store nodes, servers
  *      row 1 ...
  *
@@ -29,6 +30,8 @@
 #define FR_BOARD_POOL_GAUGES 13u
 #define FR_BOARD_NODE_GAUGES 16u
 #define FR_BOARD_NOTE_BYTES 2048u
+#define FR_BOARD_TELLS_BYTES 184u
+#define FR_BOARD_NAME_BYTES 64u
 
 enum { FR_RETRY_OK = 0, FR_RETRY_FAILED = 1 };
 
@@ -96,8 +99,21 @@ typedef struct {
     uint64_t given_ms;          /* when, wall clock */
 } fr_board_order;
 
+/* What checks say of a server. One writer at a time, the keeper; `sequence` is odd while it writes `tells`. */
 typedef struct {
-    uint64_t version;           /* of the orders */
+    uint64_t word;              /* what holds: fastroute.health.verdict; 0: nothing is said */
+    uint64_t checked_ms;        /* the last check, wall clock; 0: never */
+    uint64_t latency_ns;        /* of it */
+    uint64_t checks, failed;    /* by this replica */
+    uint64_t flips;             /* changes of what holds */
+    uint64_t sequence;
+    uint64_t tells_size;
+    char tells[FR_BOARD_TELLS_BYTES]; /* what the check came to */
+    uint64_t spare;
+} fr_board_health;
+
+typedef struct {
+    uint64_t version;           /* of the orders and of what health says */
     uint32_t rows_used;         /* rows that were ever taken */
     uint32_t servers_used;      /* columns that were ever given out */
     uint32_t stopping;
@@ -106,10 +122,13 @@ typedef struct {
     uint64_t reloads_ok, reloads_refused;
     uint64_t note_size;
     char note[FR_BOARD_NOTE_BYTES]; /* what the last reload came to */
+    uint64_t keeper;            /* pid of the worker that keeps the replica << 32 | low half of when it last said so, ms */
+    char name[FR_BOARD_NAME_BYTES]; /* of the replica, among the fleet's */
 } fr_board_header;
 
 _Static_assert(sizeof(fr_board_server) == 128, "two cache lines: servers never share one");
 _Static_assert(sizeof(fr_board_pool) % 64 == 0 && sizeof(fr_board_node) == 512, "layout");
+_Static_assert(sizeof(fr_board_health) == 256, "layout");
 _Static_assert(sizeof(fr_board_listener) == 64 && sizeof(fr_board_row) == 64, "layout");
 _Static_assert(sizeof(fr_board_header) <= FR_BOARD_HEADER_BYTES, "layout");
 

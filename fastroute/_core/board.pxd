@@ -11,6 +11,8 @@ cdef extern from "fr_board.h" nogil:
         FR_BOARD_ENGINE_BYTES
         FR_BOARD_HEADER_BYTES
         FR_BOARD_NOTE_BYTES
+        FR_BOARD_TELLS_BYTES
+        FR_BOARD_NAME_BYTES
     enum:
         FR_RETRY_OK
         FR_RETRY_FAILED
@@ -40,6 +42,16 @@ cdef extern from "fr_board.h" nogil:
         uint64_t *gauges
     ctypedef struct fr_board_listener:
         uint64_t open
+    ctypedef struct fr_board_health:
+        uint64_t word
+        uint64_t checked_ms
+        uint64_t latency_ns
+        uint64_t checks
+        uint64_t failed
+        uint64_t flips
+        uint64_t sequence
+        uint64_t tells_size
+        char *tells
     ctypedef struct fr_board_header:
         uint64_t version
         uint32_t rows_used
@@ -50,6 +62,8 @@ cdef extern from "fr_board.h" nogil:
         uint64_t reloads_refused
         uint64_t note_size
         char *note
+        uint64_t keeper
+        char *name
     void fr_observe(fr_histogram *histogram, uint64_t ns) noexcept
 
 @cython.final
@@ -59,9 +73,11 @@ cdef class Board:
     cdef readonly uint64_t row_bytes
     cdef readonly uint32_t rows, listeners, pools, nodes, servers
     cdef uint64_t listeners_at, pools_at, nodes_at, servers_at     # within a row
-    cdef uint64_t orders_at, rows_at
+    cdef uint64_t orders_at, health_at, rows_at
     cdef uint8_t *_row(self, uint32_t row) noexcept
     cdef fr_board_header *_header(self) noexcept
+    cdef bint _has_row(self, uint32_t pid) noexcept
+    cdef fr_board_health *_health(self, uint32_t column) except NULL
     cdef uint64_t _offset(self, str kind, uint32_t column) except? 0xFFFFFFFFFFFFFFFF
 
 @cython.final

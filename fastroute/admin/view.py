@@ -32,7 +32,7 @@ def server_of(server: ServerFigures, order: Order, deadline_s: float | None = No
         "failures_total": server.failures,
         "responses": server.responses,
         "latency_ms": round(server.latency_s * 1000, 3),
-        "last_check": {},
+        "last_check": server.last_check,
         "states": server.states,
         "order": order_of(order, deadline_s),
     }

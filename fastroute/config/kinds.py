@@ -331,6 +331,19 @@ class ListOf(Kind):
         return tuple(found)
 
 
+class Words(Kind):
+    """A command: its program and arguments, in which words may be repeated."""
+
+    accepted = 'a list of texts such as ["/usr/bin/check", "{address}"]'
+
+    def convert(self, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or len(value) > 64:
+            raise Mistake(self.accepted)
+        if not all(isinstance(word, str) and word.isprintable() for word in value) or (value and not value[0]):
+            raise Mistake(self.accepted)
+        return tuple(value)
+
+
 class Workers(Kind):
     """How many processes; "auto" becomes 0."""
 

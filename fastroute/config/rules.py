@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from fastroute._core.dialects import build_ring, check_options
 from fastroute.config.kinds import NOT_YET, either, nearest, quote, written
+from fastroute.config.rules_health import health_mistakes, health_warnings
 from fastroute.config.schema import Config, FieldsConfig, ListenerConfig, PoolConfig, RouteConfig, StoreConfig
 from fastroute.config.tls import tls_mistakes
 from fastroute.errors import UsageError
@@ -166,6 +167,7 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
             f'path: found {quote(pool.probe.path)}; accepted: a path such as "/load", printable ASCII without spaces'
         )
         yield ("probe", "path"), message
+    yield from health_mistakes(pool)
     if pool.max_load and pool.policy != "hash":
         yield ("max_load",), f'max_load bounds policy = "hash"; the policy is {quote(pool.policy)}'
     if pool.max_load and not 1.01 <= pool.max_load <= 100:
@@ -332,6 +334,7 @@ def warnings(config: Config) -> Iterator[Finding]:
                 "is left out: users whom zone and store both forget may move; set secret, or hint_cookie = false"
             )
             yield ("pools", name, "sticky"), message
+    yield from health_warnings(config)
     used = {pool for listener in config.listeners.values() for pool in listener.pools}
     for name, pool in config.pools.items():
         if name not in used:
@@ -344,7 +347,8 @@ def warnings(config: Config) -> Iterator[Finding]:
             seen.setdefault(server.address, server.name or server.address)
         if all(server.backup for server in pool.servers):
             yield ("pools", name, "servers"), "all servers are backups: they are used as if none were"
-    if config.store is not None and not sticky:
+    shares = any(pool.health is not None and pool.health.fleet for pool in config.pools.values())
+    if config.store is not None and not sticky and not shares:
         yield ("store",), "a store is configured, and no pool is sticky: nothing will be kept in it"
     shared = sorted(set(config.cache.memcached) & set(config.store.memcached)) if config.store is not None else []
     if shared or (config.cache.enabled and not config.cache.memcached):

@@ -42,6 +42,7 @@ from fastroute.config.kinds import (
     Workers,
 )
 from fastroute.config.pages import PageSources
+from fastroute.config.schema_health import ContentConfig, HealthConfig, JoinConfig
 from fastroute.config.tls import CertificatePair, ListenerTls, PoolTls
 from fastroute.model import WEIGHT_MAX, Server, parse_address
 from fastroute.routing.keys import KeyRule
@@ -52,7 +53,10 @@ __all__ = [
     "CacheConfig",
     "CertificatePair",
     "Config",
+    "ContentConfig",
     "CookieConfig",
+    "HealthConfig",
+    "JoinConfig",
     "KeyRule",
     "ListenerConfig",
     "ListenerLimits",
@@ -323,6 +327,16 @@ class OutlierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     eject_s: Annotated[float, Duration()] = named(default=30.0, name="eject")
     """Envoy: base_ejection_time 30 s."""
     max_ejected_ratio: Annotated[float, Number(0, 1)] = named(default=0.5, name="max_ejected")
+    max_eject_s: Annotated[float, Duration()] = named(default=300.0, name="max_eject")
+    """Envoy: max_ejection_time 300 s."""
+    interval_s: Annotated[float, Duration(0.1)] = named(default=10.0, name="interval")
+    """Between two looks at shares and latencies; Envoy: interval 10 s."""
+    failure_ratio: Annotated[float, Number(0, 1)] = 0.0
+    """Envoy: failure_percentage_threshold 85 %, not enforced by default; 0: off."""
+    min_requests: Annotated[int, Whole(1, 1_000_000)] = 50
+    """Envoy: failure_percentage_request_volume 50."""
+    latency_factor: Annotated[float, Number(0, 1000)] = 0.0
+    """Of the median of the others; 0: off. Envoy has no such rule."""
     panic_ratio: Annotated[float, Number(0, 1)] = named(default=0.5, name="panic")
     """Envoy: healthy_panic_threshold 50 %. Below it, servers that are down are used too."""
 
@@ -369,7 +383,11 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     timeouts: Annotated[PoolTimeouts, Section(PoolTimeouts)] = PoolTimeouts()
     limits: Annotated[PoolLimits, Section(PoolLimits)] = PoolLimits()
     retry: Annotated[RetryConfig, Section(RetryConfig)] = RetryConfig()
-    health: Annotated[Any, Later(), Text()] = None
+    health: Annotated[HealthConfig | None, Section(HealthConfig)] = None
+    content: Annotated[ContentConfig | None, Section(ContentConfig)] = None
+    on_join: Annotated[JoinConfig | None, Section(JoinConfig)] = None
+    fleet_load: Annotated[bool, Flag()] = False
+    """Requests in flight on other machines count too, where load decides."""
     outlier: Annotated[OutlierConfig | None, Section(OutlierConfig)] = None
     probe: Annotated[ProbeConfig | None, Section(ProbeConfig)] = None
     slow_start: Annotated[SlowStartConfig, Section(SlowStartConfig)] = SlowStartConfig()

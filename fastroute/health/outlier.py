@@ -20,10 +20,11 @@ class Outliers:
     Args:
         eject_s: of the first ejection.
         max_ejected_ratio: 0..1 of the servers.
+        longest_s: no ejection is longer, but for eject_s itself.
     """
 
-    def __init__(self, *, eject_s: float, max_ejected_ratio: float) -> None:
-        self._eject_s, self._ratio = eject_s, max_ejected_ratio
+    def __init__(self, *, eject_s: float, max_ejected_ratio: float, longest_s: float = LONGEST_S) -> None:
+        self._eject_s, self._ratio, self._longest_s = eject_s, max_ejected_ratio, longest_s
         self._seen: dict[str, tuple[int, float]] = {}
 
     def failed(self, server: str, *, now_s: float, servers: int, ejected: int, others_ready: int) -> float | None:
@@ -43,6 +44,6 @@ class Outliers:
             return None
         times, back_s = self._seen.get(server, (0, now_s))
         times = times + 1 if now_s - back_s < times * self._eject_s else 1
-        out_s = min(self._eject_s * times, max(LONGEST_S, self._eject_s))
+        out_s = min(self._eject_s * times, max(self._longest_s, self._eject_s))
         self._seen[server] = (times, now_s + out_s)
         return out_s

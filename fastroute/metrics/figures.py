@@ -49,6 +49,8 @@ class ServerFigures:
     latency_s: float
     flips: dict[str, int]
     backup: bool = False
+    last_check: dict[str, Any] = field(default_factory=dict)
+    """What the last check came to; empty where servers are not checked."""
     bindings: int | None = None
 
 
@@ -160,6 +162,7 @@ def _pool(board: Board, columns: Columns, name: str, config: Config) -> PoolFigu
                 latency_ns / 1e9,
                 dict(zip(STATES, flips, strict=True)),
                 server.backup,
+                _check(board, columns.servers[name][server.name]) if of.health is not None else {},
             )
         )
     words = board.sum_words("pool", at, 0, POOL_GAUGES_AT)
@@ -185,6 +188,25 @@ def _pool(board: Board, columns: Columns, name: str, config: Config) -> PoolFigu
         sum(one["pending"] for one in gauges),
         [one["near_mode"] for one in gauges],
     )
+
+
+def _check(board: Board, column: int) -> dict[str, Any]:
+    """The last check of a server, whichever replica made it."""
+    _, at_ms, latency_ns, checks, failed, flips, tells = board.check_of(column)
+    if not at_ms:
+        return {}
+    how, _, rest = tells.partition("\0")
+    by, _, detail = rest.partition("\0")
+    return {
+        "ok": how == "ok",
+        "detail": detail,
+        "at": at_ms / 1000,
+        "latency_ms": round(latency_ns / 1e6, 3),
+        "by": by,
+        "checks": checks,
+        "failed": failed,
+        "flips": flips,
+    }
 
 
 def _node(board: Board, at: int, name: str) -> NodeFigures:

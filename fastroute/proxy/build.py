@@ -29,6 +29,7 @@ from fastroute.affinity.record import TERM_RANDOM_BITS
 from fastroute.clock import Clock
 from fastroute.config.schema import (
     Config,
+    OutlierConfig,
     PoolConfig,
     RequestFields,
     ResponseFields,
@@ -39,6 +40,7 @@ from fastroute.config.schema import (
 from fastroute.errors import ConfigError
 from fastroute.health.load_probe import LoadProbe
 from fastroute.health.outlier import Outliers
+from fastroute.health.standing import Standing
 from fastroute.model import Server
 from fastroute.proxy.fields import request_rules, response_rules
 from fastroute.proxy.forward import SlowPath
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Parts", "PoolParts", "make_relay", "make_route", "open_parts"]
 
+PANIC_RATIO = OutlierConfig().panic_ratio
+"""Where servers are checked and nothing else is said: checks never take the last servers out."""
+
 
 @dataclass
 class PoolParts:
@@ -66,6 +71,7 @@ class PoolParts:
     waiting: Waiting
     codec: TokenCodec | None
     tally: Tally
+    standing: Standing
     affinity: Any = None
 
     def change_servers(self, servers: list[Server]) -> None:
@@ -75,6 +81,7 @@ class PoolParts:
             UsageError: a list that the pool cannot hold; it is as it was.
         """
         self.pool.update(servers)
+        self.standing.settle_all()
         if self.codec is not None:
             self.slow.name({self.codec.server_digest(server.name): server.name for server in servers})
 
@@ -126,7 +133,7 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
     """
     parts = Parts(seat=seat)
     try:
-        if affinity is None and any(pool.sticky or pool.limited for pool in config.pools.values()):
+        if affinity is None and any(pool.sticky or pool.limited or pool.fleet_load for pool in config.pools.values()):
             parts.zone = make_zone(config)
             parts.stack.callback(parts.zone.close)
             if config.store is not None and any(pool.sticky for pool in config.pools.values()):
@@ -198,7 +205,7 @@ def make_pool(config: Config, name: str, of: PoolConfig, zone: Zone | None) -> P
             "aggression": of.slow_start.aggression,
             "min_weight": of.slow_start.min_weight_ratio,
         },
-        panic=of.outlier.panic_ratio if of.outlier else 0.0,
+        panic=of.outlier.panic_ratio if of.outlier else PANIC_RATIO if of.health else 0.0,
         pending=of.limits.pending,
         pending_time=of.limits.pending_time_s,
         zone=zone,
@@ -255,8 +262,15 @@ async def _open_pool(
     waiting = Waiting(engine, pool, time_s=of.limits.pending_time_s)
     parts.stack.callback(waiting.close)
     outliers = (
-        Outliers(eject_s=of.outlier.eject_s, max_ejected_ratio=of.outlier.max_ejected_ratio) if of.outlier else None
+        Outliers(
+            eject_s=of.outlier.eject_s,
+            max_ejected_ratio=of.outlier.max_ejected_ratio,
+            longest_s=of.outlier.max_eject_s,
+        )
+        if of.outlier
+        else None
     )
+    standing = Standing(pool, ramps=of.slow_start.window_s > 0)
     names = {codec.server_digest(server.name): server.name for server in pool.servers} if codec else {}
     at_once = isinstance(affinity, Affinity) and affinity.store is None
     slow = SlowPath(
@@ -267,9 +281,10 @@ async def _open_pool(
         at_once=at_once,
         outliers=outliers,
         reach=Reach(upstream_context(of.tls), of.tls.server_name) if of.tls else Reach(),
+        standing=standing,
     )
     parts.stack.push_async_callback(slow.aclose)
-    return PoolParts(of, pool, router, lines, slow, waiting, codec, tally, affinity if sticky else None)
+    return PoolParts(of, pool, router, lines, slow, waiting, codec, tally, standing, affinity if sticky else None)
 
 
 def make_relay(

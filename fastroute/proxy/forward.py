@@ -23,6 +23,7 @@ from fastroute._core.selection import Selection
 from fastroute.errors import ConnectError, ConnectTimeout, NoServerAvailable
 from fastroute.health.outlier import Outliers
 from fastroute.health.passive import Passive
+from fastroute.health.standing import Standing
 from fastroute.proxy.upstream import PLAIN, Reach, open_upstream
 
 __all__ = ["SlowPath"]
@@ -72,6 +73,7 @@ class SlowPath:
             make a task only if it does wait. A task costs as much as a proxied request.
         outliers: who is ejected for failing in a row, and for how long; None: nobody.
         reach: what a connection to a server begins with.
+        standing: of the pool: where what is seen here is marked.
     """
 
     def __init__(
@@ -84,10 +86,12 @@ class SlowPath:
         at_once: bool = False,
         outliers: Outliers | None = None,
         reach: Reach = PLAIN,
+        standing: Standing | None = None,
     ) -> None:
         self._at_once, self._reach = at_once, reach
         self._router, self._lines, self._names, self._connect_s = router, lines, names, connect_s
         self._pool = router.pool
+        self._standing = standing if standing is not None else Standing(router.pool)
         self._passive, self._outliers = Passive(), outliers
         self._tasks: set[asyncio.Task[None]] = set()
         self._returns: dict[str, asyncio.TimerHandle] = {}
@@ -138,7 +142,7 @@ class SlowPath:
         if out_s is None:
             return
         log.warning("pool %s: server %s fails request after request and is ejected for %.0f s", pool.name, name, out_s)
-        pool.set_state(name, "ejected")
+        self._standing.mark(name, "outlier", True)
         self._ejected[name] = loop.call_later(out_s, self._take_back, name)
 
     async def aclose(self) -> None:
@@ -221,19 +225,17 @@ class SlowPath:
         if out_s is None:
             return
         log.warning("pool %s: server %s is out for %.0f s: %s", pool.name, name, out_s, error)
-        pool.set_state(name, "down")
+        self._standing.mark(name, "refused", True)
         self._returns[name] = asyncio.get_running_loop().call_later(out_s, self._let_in, name)
 
     def _let_in(self, name: str) -> None:
         """Let it have requests again: the first one is the try."""
         del self._returns[name]
-        if self._pool.slot_of(name) >= 0 and self._pool.state_of(name) == "down":
-            self._pool.set_state(name, "ready")
+        self._standing.mark(name, "refused", False)
 
     def _take_back(self, name: str) -> None:
         del self._ejected[name]
-        if self._pool.slot_of(name) >= 0 and self._pool.state_of(name) == "ejected":
-            self._pool.set_state(name, "ready")
+        self._standing.mark(name, "outlier", False)
 
 
 def _is_full(reasons: Mapping[str, str]) -> bool:

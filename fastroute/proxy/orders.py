@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastroute._core.board import Board
-from fastroute._core.pool import Pool
 from fastroute.errors import UsageError
+from fastroute.health.standing import Standing
 from fastroute.model import WEIGHT_MAX
 
 __all__ = ["ORDERED_STATES", "Order", "Orders", "apply"]
@@ -60,15 +60,11 @@ class Order:
         )
 
 
-def apply(pool: Pool, name: str, order: Order, configured_weight: int) -> None:
+def apply(standing: Standing, name: str, order: Order, configured_weight: int) -> None:
     """Make a pool follow an order; doing it again changes nothing."""
-    if pool.slot_of(name) < 0:
-        return
-    if order.state is not None:
-        pool.set_state(name, order.state)
-    elif pool.state_of(name) in ORDERED_STATES[1:]:
-        pool.set_state(name, "ready")
-    pool.set_weight(name, configured_weight if order.weight is None else order.weight)
+    standing.order(name, order.state)
+    if standing.pool.slot_of(name) >= 0:
+        standing.pool.set_weight(name, configured_weight if order.weight is None else order.weight)
 
 
 class Orders:

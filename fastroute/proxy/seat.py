@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastroute._core.board import Row, Tally
 from fastroute.config.membership import name_of, servers_of
 from fastroute.errors import UsageError
+from fastroute.fleet.presence import make_name
 from fastroute.metrics.layout import (
     NODE_COUNTED,
     NODE_COUNTED_AT,
@@ -29,6 +30,7 @@ from fastroute.metrics.layout import (
     make_board,
 )
 from fastroute.proxy.orders import Order, Orders, apply
+from fastroute.proxy.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from fastroute.config.schema import Config, ServerConfig
@@ -56,6 +58,7 @@ class Seat:
     def __init__(self, row: Row, columns: Columns) -> None:
         self.row, self.columns = row, columns
         self._orders = Orders(row.board, columns.servers)
+        self._verdicts = Verdicts(row.board, columns.servers)
         self._version = -1
         self._looks = 0
         self._parts: Parts | None = None
@@ -103,7 +106,11 @@ class Seat:
         for name, server, order in self._orders.changed():
             parts = self._parts.pools.get(name)
             if parts is not None:
-                apply(parts.pool, server, order, self._weights[name].get(server, 1))
+                apply(parts.standing, server, order, self._weights[name].get(server, 1))
+        for name, server, verdict in self._verdicts.changed():
+            parts = self._parts.pools.get(name)
+            if parts is not None:
+                parts.standing.judge(server, verdict)
         self._version = version
         self._say_pools()
         self.row.follow(version)
@@ -202,6 +209,7 @@ def has_desk(config: Config) -> bool:
 def own_seat(config: Config) -> Seat:
     """A seat at a board that nobody else reads, for a proxy without a supervisor."""
     board = make_board(config, rows=1)
+    board.name = make_name()
     columns = Ledger(board).assign(config)
     board.take(0, os.getpid())
     return Seat(board.row(0), columns)

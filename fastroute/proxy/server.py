@@ -23,6 +23,7 @@ from fastroute.clock import SYSTEM, Clock
 from fastroute.config.schema import Config
 from fastroute.errors import UsageError
 from fastroute.proxy.build import Parts, make_relay, open_parts
+from fastroute.proxy.keeper import Keeper, keeps_anything
 from fastroute.proxy.listener import Listener
 from fastroute.proxy.seat import Seat, own_seat
 from fastroute.proxy.sockets import lend, open_sockets
@@ -66,6 +67,8 @@ class Proxy:
     ) -> None:
         self._config, self._given, self._clock, self._affinity = config, sockets, clock, affinity
         self._seat = seat if seat is not None else own_seat(config)
+        self._keeper: Keeper | None = None
+        self._alone = seat is None
         self._engine: Engine | None = None
         self._parts: Parts | None = None
         self._listeners: list[Listener] = []
@@ -96,6 +99,9 @@ class Proxy:
                 await ready.start()
                 self._addresses[ready.name] = ready.addresses()
             self._seat.accept(True)
+            if keeps_anything(self._config, self._parts):
+                self._keeper = Keeper(self._config, self._parts, self._seat, alone=self._alone)
+                self._keeper.start()
         except BaseException:
             await self.aclose()
             raise
@@ -121,6 +127,7 @@ class Proxy:
         idle_until_s = loop.time() + min(IDLE_GRACE_S, timeout_s / 2)
         self._engine.drain()
         self._seat.accept(False)
+        await self._end_keeping()
         for listener in self._listeners:
             listener.stop_accepting()
         await self._retire()
@@ -151,6 +158,7 @@ class Proxy:
         """Close everything now. Safe to call again."""
         for listener in self._listeners:
             await listener.abort()
+        await self._end_keeping()
         self._seat.accept(False)
         self._seat.stop()
         if self._parts is not None:
@@ -168,6 +176,11 @@ class Proxy:
                 await asyncio.sleep(0)
             self._engine.stop()
         self._listeners = []
+
+    async def _end_keeping(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            await keeper.aclose()
 
     def tick(self) -> None:
         """Look at the clocks now; the loop does it a few times a second."""

@@ -30,6 +30,7 @@ from fastroute._core.board import Board
 from fastroute.config.load import Loaded
 from fastroute.config.schema import Config
 from fastroute.errors import FastrouteError
+from fastroute.fleet.presence import make_name
 from fastroute.metrics.layout import Columns, Ledger, make_board
 from fastroute.proxy.seat import Seat, has_desk
 from fastroute.proxy.sockets import Sockets, close_dropped, close_socket, lend, open_sockets
@@ -147,6 +148,7 @@ class Supervisor:
         sockets = open_sockets(loaded.config)
         if self._admin is not None:
             self._board = make_board(loaded.config)
+            self._board.name = make_name()
             self._ledger = Ledger(self._board)
             self._rows = list(range(self._board.rows))[::-1]
         self._current = self._generation(loaded.config, sockets)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fastroute import Pool, Server
 from fastroute._core.board import Board
 from fastroute.errors import UsageError
+from fastroute.health.standing import Standing
 from fastroute.model import WEIGHT_MAX
 from fastroute.proxy.orders import Order, Orders, apply
 
@@ -33,25 +34,28 @@ def pool() -> Pool:
 
 def test_a_pool_follows_an_order_and_its_end():
     made = pool()
+    standing = Standing(made)
     for _ in range(2):  # doing it again changes nothing
-        apply(made, "a", Order("draining", 9), 2)
+        apply(standing, "a", Order("draining", 9), 2)
         assert made.state_of("a") == "draining"
         assert made.servers[0].weight == 9
-    apply(made, "a", Order(), 2)
+    apply(standing, "a", Order(), 2)
     assert made.state_of("a") == "ready"
     assert made.servers[0].weight == 2
 
 
-@pytest.mark.parametrize("state", ["down", "ejected"])
-def test_the_end_of_an_order_leaves_what_health_said(state):
+@pytest.mark.parametrize(("mark", "state"), [("checks", "down"), ("ejected", "ejected")])
+def test_the_end_of_an_order_leaves_what_health_said(mark, state):
     made = pool()
-    made.set_state("a", state)
-    apply(made, "a", Order(weight=3), 2)
+    standing = Standing(made)
+    standing.mark("a", mark, True)
+    apply(standing, "a", Order("maintenance", 3), 2)
+    apply(standing, "a", Order(weight=3), 2)
     assert made.state_of("a") == state
 
 
 def test_an_order_for_a_server_that_left_is_nothing():
-    apply(pool(), "gone", Order("draining"), 1)
+    apply(Standing(pool()), "gone", Order("draining"), 1)
 
 
 def test_each_change_is_told_once_to_each_who_looks():

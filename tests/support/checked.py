@@ -1,0 +1,127 @@
+"""Servers for tests of health, in a thread of the test: it says what they answer, and sees who asks.
+
+with CheckedServers(3) as servers:
+    servers.ports; servers[0].status = 503; servers[0].checks      # monotonic times of the checks
+    servers[0].close(); servers[0].open()                          # the port is refused, and listens again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any
+
+WAIT_S = 10.0
+
+
+class CheckedServer:
+    """One HTTP server: checks (any request for /healthz) get `status` and `fields`, others 200 and who served them."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.name = port, f"up-{port}"
+        self.status, self.fields, self.body = 200, {}, b""
+        self.delay_s = 0.0
+        self.checks: list[float] = []
+        self.requests: list[float] = []
+        self.pages: dict[str, bytes] = {}
+        self.connections = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._run: Any = None
+
+    def open(self) -> None:
+        self._run(self._open())
+
+    def close(self) -> None:
+        """Nobody listens any more, and all connections are gone."""
+        self._run(self._close())
+
+    async def _open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024)
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                method, path = head.decode("latin-1").split(" ", 2)[:2]
+                if path == "/healthz":
+                    self.checks.append(time.monotonic())
+                    status, body = self.status, self.body
+                    if self.delay_s:
+                        await asyncio.sleep(self.delay_s)
+                else:
+                    self.requests.append(time.monotonic())
+                    status, body = 200, self.pages.get(path, self.name.encode())
+                fields = {"Content-Length": len(body), "X-Served-By": self.name, **self.fields}
+                text = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+                writer.write(f"HTTP/1.1 {status} X\r\n{text}\r\n".encode() + (b"" if method == "HEAD" else body))
+                await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+
+class CheckedServers:
+    """Several of them, listening while the block runs."""
+
+    def __init__(self, count: int) -> None:
+        self._sockets = [socket.socket() for _ in range(count)]
+        for one in self._sockets:
+            one.bind(("127.0.0.1", 0))
+        self.all = [CheckedServer(one.getsockname()[1]) for one in self._sockets]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @property
+    def ports(self) -> list[int]:
+        return [one.port for one in self.all]
+
+    def __getitem__(self, index: int) -> CheckedServer:
+        return self.all[index]
+
+    def by_name(self, name: str) -> CheckedServer:
+        return next(one for one in self.all if one.name == name)
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
+
+    def __enter__(self) -> CheckedServers:
+        self._thread.start()
+        for bound, one in zip(self._sockets, self.all, strict=True):
+            bound.close()
+            one._run = self.run
+            one.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for one in self.all:
+            with contextlib.suppress(Exception):
+                one.close()
+        self.run(self._settle())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(WAIT_S)
+        self._loop.close()
+
+    async def _settle(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
