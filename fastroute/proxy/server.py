@@ -34,8 +34,8 @@ DRAIN_LOOK_S = 0.02
 """How often a drain looks whether the last connection has ended."""
 
 GOODBYES_PER_LOOK = 20
-"""How many WebSockets a draining proxy tells to go elsewhere at each look: a thousand a second, so that their clients do
-not all come back at once; more only where they would not all be told in half of the drain's time."""
+"""How many WebSockets a draining proxy tells to go elsewhere at each look: a thousand a second, so that their clients
+do not all come back at once; more only where they would not all be told in half of the drain's time."""
 
 IDLE_GRACE_S = 1.0
 """How long a draining proxy keeps idle connections open: a request that is already on its way is still answered, with
