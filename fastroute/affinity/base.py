@@ -243,6 +243,14 @@ class AffinityBase:
         self.statistics.moves["moved" if moved else "adopted"] += 1
         return moved
 
+    async def learn_now(self, view: AffinityView, key: bytes, hint: Hint) -> None:
+        """Bind the key to the server that the hint names, or move it there: that server has answered for it."""
+        bound = await AffinityBase.bind(self, view, key, hint)  # whoever drives this has taken the key's turn
+        slot = view.pool.slot_of(hint[0])  # now: the list of servers may have changed meanwhile
+        if slot not in (-1, bound.slot) and bound.term:
+            await self.follow(view, key, slot, bound)
+        self.statistics.learned += 1
+
     async def unbind(self, view: AffinityView, key: bytes) -> str:
         """Release the key, near and on every node that holds it; a decision made meanwhile stays.
 

@@ -26,11 +26,14 @@ from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command
 from fastroute.affinity.base import AffinityBase
 from fastroute.affinity.binding import Bound, Hint
 from fastroute.affinity.copies import touch
+from fastroute.affinity.look import answer_of
+from fastroute.affinity.record import new_term
 from fastroute.affinity.turns import turn
 from fastroute.clock import SYSTEM, Clock
-from fastroute.errors import MemcacheDown, MemcacheError
+from fastroute.errors import FastrouteError, MemcacheDown, MemcacheError
 from fastroute.memcache.client import HIT, MISS
 from fastroute.memcache.sync import Home, Memcached
+from fastroute.routing.explain import Explanation, StoreAnswer
 from fastroute.routing.keys import KeyRule
 
 __all__ = ["Affinity", "Router"]
@@ -194,6 +197,42 @@ class Affinity(AffinityBase):
         if view.take_touch(fingerprint):
             self._renew_soon(view, fingerprint)
 
+    def learn(self, view: AffinityView, key: bytes, slot: int, term: int = 0) -> None:
+        """Bind the key to the server whose answer named it; one that is bound to another server moves there.
+
+        Args:
+            view, key, slot: which pool's key belongs to which of its servers.
+            term: of the binding if it is a new one; 0 draws one.
+        """
+        hint = (view.pool.server_at(slot).name, term or new_term(int(self.clock.wall_s())), 1)
+        try:
+            _finish(self.learn_now(view, key, hint))
+        except FastrouteError as error:  # whoever asks for the key next gets the error himself
+            _log.warning("a binding learned from a response could not be written: %s", error)
+
+    def forget(self, view: AffinityView, key: bytes) -> None:
+        """End the key's binding: its server's answer took the key back."""
+        try:
+            _finish(self.unbind(view, key))
+            self.statistics.forgotten += 1
+        except FastrouteError as error:  # it lives on until it expires
+            _log.warning("a binding whose key was taken back could not be removed: %s", error)
+
+    async def look(self, view: AffinityView, key: bytes, timeout_s: float) -> StoreAnswer | None:
+        """What the store says of the key, for explanations; waits for the store's own time limit."""
+        if self.store is None:
+            return None
+        name = self._name(view, view.fingerprint(key))
+        for home in self._homes(name):
+            try:
+                reply = home.get(name, None)
+            except MemcacheDown:
+                continue
+            except MemcacheError:
+                return StoreAnswer("unknown")
+            return answer_of(reply.status, reply.value, view.pool)
+        return StoreAnswer("down")
+
 
 class Router:
     """Routes requests of one pool, blocking; see fastroute.Router for the arguments and what each method does."""
@@ -221,6 +260,22 @@ class Router:
     def move(self, selection: Selection, evidence: object) -> Selection:
         """Another server for a selection whose server failed."""
         return _finish(self._router.move(selection, evidence))
+
+    def learn(self, key: str | bytes, slot: int, term: int = 0) -> None:
+        """An answer of the server in `slot` named this key: it is bound there."""
+        self._router.learn(key, slot, term)
+
+    def forget(self, key: str | bytes) -> None:
+        """An answer took this key back: its binding ends."""
+        self._router.forget(key)
+
+    def explain(self, key: str | bytes | None) -> Explanation:
+        """What a request with this key would get, and why; asks nobody."""
+        return self._router.explain(key)
+
+    def explain_stored(self, key: str | bytes | None) -> Explanation:
+        """explain(), with what the store says of the key."""
+        return _finish(self._router.explain_stored(key))
 
     def release(self, key: str | bytes) -> str:
         """End the key's binding everywhere; see fastroute.Router.release."""

@@ -46,7 +46,7 @@ from fastroute.affinity.agreement import (
 )
 from fastroute.affinity.record import Record
 
-__all__ = ["claim", "move", "release", "renew", "touch"]
+__all__ = ["claim", "move", "release", "renew", "settle", "touch"]
 
 
 @dataclass(slots=True)
@@ -161,6 +161,13 @@ def touch(ttl_s: int, *, homes: int = 1) -> Steps:
     return decision
 
 
+def settle(decision: Decision, ttl_s: int, *, homes: int) -> Steps:
+    """Bring what stands at home to nodes that have lost it, with ttl_s to live; where it stands its life is kept."""
+    if homes == 1 or decision.settled or decision.record is None:
+        return decision
+    return (yield from _settle(decision, ttl_s, homes, 0, slide=False))
+
+
 def release(successor: Callable[[Record], Record], ttl_s: int, *, known: Record | None = None, homes: int = 1) -> Steps:
     """agreement.release, on all homes of the key: home decides, followers settle.
 
@@ -254,20 +261,23 @@ def _look(homes: int, ttl_s: int | None, *, all_of_them: bool = False) -> Genera
     return seen
 
 
-def _settle(decision: Decision, ttl_s: int, homes: int, acting: int, *, fresh: bool = False) -> Steps:
+def _settle(
+    decision: Decision, ttl_s: int, homes: int, acting: int, *, fresh: bool = False, slide: bool = True
+) -> Steps:
     """Bring the decision to the acting home's followers; a follower's later decision of the term wins instead.
 
     Args:
         decision: with a record that stands at the acting home.
         fresh: nothing is expected at the followers: add at once instead of looking first (a look is not announced to
             watchers, a refused add is).
+        slide: give what stands there a life of ttl_s too.
     """
     record = decision.record
     assert record is not None
     for _ in range(homes):
         later: Record | None = None
         for rank in range(acting + 1, homes):
-            found = yield from _settle_one(record, ttl_s, rank, fresh=fresh)
+            found = yield from _settle_one(record, ttl_s, rank, fresh=fresh, slide=slide)
             if found is not None and found.outranks(later or record):
                 later = found
         if later is None:
@@ -279,10 +289,12 @@ def _settle(decision: Decision, ttl_s: int, homes: int, acting: int, *, fresh: b
     return Decision(decision.kind, decision.record, decision.token, settled=True)
 
 
-def _settle_one(record: Record, ttl_s: int, rank: int, *, fresh: bool) -> Generator[Command, Answer, Record | None]:
+def _settle_one(
+    record: Record, ttl_s: int, rank: int, *, fresh: bool, slide: bool
+) -> Generator[Command, Answer, Record | None]:
     """Make one follower say what home says; the follower's record if it is a later decision of the same term."""
     packed = record.pack()
-    answer = yield AddThenGet(packed, ttl_s, rank) if fresh else Lookup(ttl_s, rank)
+    answer = yield AddThenGet(packed, ttl_s, rank) if fresh else Lookup(ttl_s if slide else None, rank)
     for _ in range(TRIES_MAX):
         if answer.heard is Heard.DOWN:
             return None

@@ -13,7 +13,7 @@ from fastroute.affinity.record import Record, server_id
 from fastroute.memcache.client import DOWN, HIT, MISS
 from fastroute.routing.explain import StoreAnswer
 
-__all__ = ["look"]
+__all__ = ["answer_of", "look"]
 
 
 async def look(store: Any, name: bytes, pool: Pool, timeout_s: float) -> StoreAnswer | None:
@@ -39,9 +39,14 @@ async def look(store: Any, name: bytes, pool: Pool, timeout_s: float) -> StoreAn
         reply = await asyncio.wait_for(ask(), timeout_s)
     except TimeoutError:
         return StoreAnswer("unknown")
-    if reply.status != HIT:
-        return StoreAnswer({MISS: "miss", DOWN: "down"}.get(reply.status, "unknown"))
-    record = Record.unpack(reply.value)
+    return answer_of(reply.status, reply.value, pool)
+
+
+def answer_of(status: int, value: bytes | None, pool: Pool) -> StoreAnswer:
+    """What a reply of the home that decides says of a key of this pool."""
+    if status != HIT:
+        return StoreAnswer({MISS: "miss", DOWN: "down"}.get(status, "unknown"))
+    record = Record.unpack(value)
     if record is None or record.released:
         return StoreAnswer("miss")
     server = next((one.name for one in pool.servers if server_id(one.name) == record.server), None)

@@ -25,7 +25,7 @@ from fastroute._core.affinity_table import PROVISIONAL
 from fastroute._core.affinity_table import Record as Entry
 from fastroute.affinity.agreement import Answer, Command, Kind
 from fastroute.affinity.binding import STORE_TTL_MIN_S, Binder
-from fastroute.affinity.copies import claim
+from fastroute.affinity.copies import claim, settle
 from fastroute.affinity.record import Record, server_id
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def _steps(
 ) -> Generator[Command, Answer, Kind]:
     # What stands there already keeps its lifetime: other machines may have seen the user since this one did (I8).
     decision = yield from claim(record, left_s, full_ttl_s=binder.ttl_s, homes=homes)
+    decision = yield from settle(decision, left_s, homes=homes)  # the node that lost it may be a follower
     stands = decision.record
     if stands is not None:
         binder.confirm(fingerprint, stands, expires_tick=entry.expires_tick if stands.same_decision(record) else 0)

@@ -262,11 +262,7 @@ class Affinity(AffinityBase):
 
     async def _learn(self, view: AffinityView, key: bytes, hint: Hint) -> None:
         try:
-            bound = await super().bind(view, key, hint)
-            slot = view.pool.slot_of(hint[0])  # now: the list of servers may have changed meanwhile
-            if slot not in (-1, bound.slot) and bound.term:
-                await self.follow(view, key, slot, bound)
-            self.statistics.learned += 1
+            await self.learn_now(view, key, hint)
         except Exception as error:  # a background errand: whoever asks for the key next gets the error himself
             _log.warning("a binding learned from a response could not be written: %s", error)
 

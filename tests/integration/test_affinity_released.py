@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 import fastroute.sync
@@ -12,6 +10,7 @@ from fastroute._core.affinity_view import Binding
 from fastroute.affinity.base import store_key
 from fastroute.affinity.record import Record
 from fastroute.affinity.republish import Republisher
+from tests.support.ages import grow_old
 from tests.support.memcached import Memcached as MemcachedServer
 
 SECRET = b"an identity secret of at least 32 bytes"
@@ -26,7 +25,6 @@ class Machine:
         self.affinity = Affinity(self.store, identity_secret=SECRET, near_ttl="1ms")
         self.router = Router(Pool("app", SERVERS, policy="random"), affinity=self.affinity, key="cookie:sid")
         self.view = self.affinity.views[0]
-        self.ahead_ms = 0
 
     async def __aenter__(self) -> Machine:
         return self
@@ -41,11 +39,6 @@ class Machine:
     async def terms(self, key: str) -> list[int]:
         name = store_key("fr", "app", self.view.fingerprint(key.encode()))
         return [Record.unpack((await home.get(name)).value).term for home in self.store.homes_of(name)]
-
-    def age(self) -> None:
-        """Let near_ttl pass, by its own clock."""
-        self.ahead_ms += 1000
-        self.view.set_manual_ms(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 + self.ahead_ms)
 
 
 @pytest.fixture(params=[1, 2])
@@ -63,7 +56,7 @@ async def test_machine_that_still_knows_a_released_binding_does_not_bring_it_bac
             before = await one.router.route(key)
             assert (await other.router.route(key)).term == before.term
             assert await one.router.release(key) == "released"
-            other.age()
+            grow_old(other.affinity)
             assert other.near(key).term == before.term, "it has not heard of it"
             after = await other.router.route(key)
             assert after.term != before.term
@@ -117,7 +110,7 @@ async def test_release_through_threads_is_one_for_event_loops_too(addresses):
         async with Machine(*addresses) as other:
             before = await other.router.route("user")
             assert router.release("user") == "released"
-            other.age()
+            grow_old(other.affinity)
             after = await other.router.route("user")
             assert after.term != before.term
             assert router.route("user").term == after.term

@@ -13,6 +13,7 @@ import pytest
 from fastroute import Affinity, Memcached, Pool, Router, Server
 from fastroute.errors import MemcacheDown
 from fastroute.memcache import sync
+from tests.support.ages import grow_old
 from tests.support.memcached import Memcached as MemcachedServer
 
 SECRET = b"an identity secret of at least 32 bytes"
@@ -53,7 +54,7 @@ async def test_with_one_of_two_nodes_away_replicas_agree_on_every_key_and_nobody
             assert {len(one) for one in during.values()} == {1}
             first.start()
             await until(2)
-            await asyncio.sleep(0.2)  # near_ttl and two ticks: every key asks the store again
+            grow_old(*(affinity for _, affinity, _ in fleet))  # every key asks the store again
             assert await answers(known) == before
             assert await answers(fresh) == during
         finally:
@@ -80,7 +81,7 @@ def test_of_many_threads_one_waits_for_a_node_that_swallows_connections(swallowi
     with sync.Memcached(swallowing) as store:
         with pytest.raises(MemcacheDown):
             store.get("key")
-        time.sleep(sync.AWAY_S)
+        store._away_until_s[0] = time.monotonic()  # the pause after it is over
         waited_s, started = [], threading.Barrier(6)
 
         def ask() -> None:

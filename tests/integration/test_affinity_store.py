@@ -11,6 +11,7 @@ from fastroute import Affinity, Memcached, Pool, Router, Server
 from fastroute.affinity.base import store_key
 from fastroute.affinity.record import Record, server_id
 from fastroute.errors import ConnectError
+from tests.support.ages import grow_old
 from tests.support.memcached import Memcached as MemcachedServer
 
 SECRET = b"an identity secret of at least 32 bytes"
@@ -117,7 +118,7 @@ async def test_store_killed_keeps_every_known_user_and_agrees_on_strangers(memca
         before = {key: await one.route(key) for key in keys}
         assert {key: await two.route(key) for key in keys} == before
         memcached.kill()
-        await asyncio.sleep(0.05)
+        grow_old(one.affinity, two.affinity)
         for replica in (one, two):
             assert {key: await replica.route(key) for key in keys} == before
         strangers = [f"stranger-{n}" for n in range(50)]
@@ -137,7 +138,7 @@ async def test_store_restarted_empty_gets_its_bindings_back_and_nobody_moves(mem
                 await asyncio.sleep(0.01)
             while any(view.trust_stale for r in (one, two) for view in r.affinity._binders):
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)  # past near_ttl: every entry is verified when it is asked for
+        grow_old(one.affinity, two.affinity)  # every entry is verified when it is asked for
         for replica in (two, one):
             assert {key: await replica.route(key) for key in keys} == before
         async with replicas(memcached.address, 1) as (third,):
@@ -150,7 +151,7 @@ async def test_flushed_store_moves_nobody(memcached):
         before = {key: await one.route(key) for key in keys}
         await asyncio.gather(*(two.route(key) for key in keys))
         memcached.command("flush_all")
-        await asyncio.sleep(0.1)
+        grow_old(one.affinity, two.affinity)
         for replica in (two, one):
             assert {key: await replica.route(key) for key in keys} == before
 

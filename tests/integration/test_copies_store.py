@@ -13,11 +13,10 @@ from fastroute import Affinity, Memcached, Pool, Router, Server
 from fastroute.affinity.record import Record
 from fastroute.clock import ManualClock
 from fastroute.errors import ConnectError, MemcacheDown
+from tests.support.ages import grow_old
 from tests.support.memcached import Memcached as MemcachedServer
 
 SECRET = b"an identity secret of at least 32 bytes"
-NEAR_S = 0.2
-"""Past near_ttl, which counts in ticks of 64 ms: every key asks the store again."""
 SERVERS = [Server(f"10.0.0.{n}:80", name=f"S{n}") for n in range(1, 8)]
 
 
@@ -95,10 +94,12 @@ async def test_concurrent_claims_agree_while_a_node_dies(two_nodes):
     async with replicas(4, [first.address, second.address], copies=2) as fleet:
         keys = [f"user-{n}" for n in range(300)]
         asking = asyncio.ensure_future(answers(fleet, keys))
-        await asyncio.sleep(0.03)
+        async with asyncio.timeout(10):  # in the middle of it
+            while not sum(node.requests for node in fleet[0].store.statistics()) > 100:
+                await asyncio.sleep(0)
         first.kill()
         during = await asking
-        await asyncio.sleep(NEAR_S)
+        grow_old(*(one.affinity for one in fleet))
         after = await answers(fleet, keys)
         assert all(len(names) == 1 for names in after.values())
         known = [key for key in keys if during[key] == after[key]]
@@ -158,7 +159,7 @@ async def test_moved_list_of_nodes_moves_nobody_and_splits_nobody(two_nodes):
         assert all(len(names) == 1 for names in mixed.values())
         moved = await changed[0].router.move(await changed[0].router.route(keys[0]), ConnectError("", server=""))
         mixed[keys[0]] = {moved.server.name}
-        await asyncio.sleep(NEAR_S)
+        grow_old(*(one.affinity for one in (*still_old, *changed)))
         assert await answers(still_old, keys) == mixed
         for one in changed:
             while one.affinity._touches or not one.affinity._toucher.done():
@@ -212,7 +213,7 @@ async def test_blocking_and_asyncio_replicas_agree_with_copies(two_nodes):
             first.kill()
             assert {key: blocking.route(key).server.name for key in before} == before
             moved = blocking.move(blocking.route("user-0"), ConnectError("", server=""))
-            await asyncio.sleep(NEAR_S)
+            grow_old(one.affinity)
             assert await one.route("user-0") == moved.server.name
             with pytest.raises(MemcacheDown):
                 blocking.release("user-1")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fastroute import errors
+from fastroute import Affinity, Pool, Router, Server, errors
 from fastroute.memcache import DOWN, HIT, STORED, Memcached, sync
 from tests.integration.test_memcache_client import LOOPS, PATIENT, until
 from tests.support import memcached
@@ -143,3 +143,33 @@ async def test_serve_binds_through_a_store_with_tls_and_credentials(
                 replica.kill()
                 replica.popen.wait(10)
             unlink_zone(*zones)
+
+
+async def test_the_push_channel_goes_over_tls_with_credentials(
+    process: memcached.Memcached, certificates: Certificates
+) -> None:
+    """Connections that watch and ask, beside those of requests: all of them over TLS, credentials first."""
+    servers = [Server(f"10.0.0.{n}:80", name=f"S{n}") for n in range(1, 6)]
+    named: dict[str, object] = {"tls": {"ca": certificates.ca}, "username": "alice", "password": "secret"}
+    stores = [Memcached([process.address], timeout=PATIENT, **named) for _ in range(2)]  # type: ignore[arg-type]
+    affinities = [Affinity(store, near_ttl="1h") for store in stores]
+    one, other = (Router(Pool("app", servers), affinity=affinity, key="cookie:sid") for affinity in affinities)
+    try:
+        before = await one.route("u")
+        assert (await other.route("u")).server.name == before.server.name
+        await until(lambda: all(affinity.statistics.near_mode == "push" for affinity in affinities))
+        while one.route_nowait("u") is None or other.route_nowait("u") is None:  # doubts of the beginning
+            await asyncio.gather(one.route("u"), other.route("u"))
+        moved = await one.move(before, None)
+        await until(lambda: other.route_nowait("u") is None)
+        assert (await other.route("u")).server.name == moved.server.name != before.server.name
+        process.suspend()
+        try:
+            await until(lambda: all(affinity.statistics.near_mode == "poll" for affinity in affinities))
+        finally:
+            process.resume()
+        await until(lambda: all(affinity.statistics.near_mode == "push" for affinity in affinities))
+    finally:
+        for affinity, store in zip(affinities, stores, strict=True):
+            await affinity.aclose()
+            await store.aclose()

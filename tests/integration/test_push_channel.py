@@ -159,9 +159,9 @@ async def test_release_on_one_machine_is_known_on_the_other(memcached):
         await one.pushed()
         await other.pushed()
         await one.route("user")
-        await other.route("user")
-        await asyncio.sleep(0.05)
-        await other.route("user")
+        await until(lambda: one.push.lines >= 1 and other.push.lines >= 1)
+        while not other.knows("user"):  # the line of the claim may come behind the first answer
+            await other.route("user")
         await one.router.release("user")
         await until(lambda: not other.knows("user"))
         answers = {await replica.route("user") for replica in (other, one, other)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import copy
+import dataclasses
 import time
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 import fastroute
 import fastroute.sync
 from fastroute.errors import ConnectError, MemcacheError
+from tests.support.ages import grow_old
 from tests.support.memcached import Memcached as MemcachedServer
 
 SECRET = b"an identity secret of at least 32 bytes"
@@ -98,7 +102,7 @@ def test_known_keys_keep_their_servers_without_asking_while_the_store_is_away_an
     ):
         router = fastroute.sync.Router(pool(), affinity=affinity)
         before = {f"u{n}": router.route(f"u{n}").server.name for n in range(20)}
-        time.sleep(0.2)  # past near_ttl
+        grow_old(affinity)
         assert router.route_nowait("u0") is None
         memcached.kill()
         end_s = time.monotonic() + 10
@@ -110,7 +114,7 @@ def test_known_keys_keep_their_servers_without_asking_while_the_store_is_away_an
         while next(iter(affinity._binders)).trust_stale:
             time.sleep(0.01)
             assert time.monotonic() < end_s
-        time.sleep(0.2)
+        grow_old(affinity)
         assert router.route_nowait("u0") is None, "verified again"
         assert {key: router.route(key).server.name for key in before} == before
     with (
@@ -119,6 +123,79 @@ def test_known_keys_keep_their_servers_without_asking_while_the_store_is_away_an
     ):
         router = fastroute.sync.Router(pool(), affinity=affinity)
         assert {key: router.route(key).server.name for key in before} == before, "the store has them again"
+
+
+def counts_of(affinity) -> dict[str, object]:
+    names = [field.name for field in dataclasses.fields(affinity.statistics) if field.name not in ("push", "mode_of")]
+    return {name: copy.copy(getattr(affinity.statistics, name)) for name in [*names, "near_mode"]}
+
+
+async def test_statistics_have_the_names_and_counts_of_the_asyncio_ones(memcached):
+    counted = []
+    with (
+        fastroute.sync.Memcached([memcached.address], timeout="2s") as store,
+        fastroute.sync.Affinity(store, identity_secret=SECRET) as affinity,
+    ):
+        router = fastroute.sync.Router(pool(), affinity=affinity)
+        first = router.route("u")
+        router.move(first, ConnectError("refused", server=first.server.name))
+        router.learn("learned", 2)
+        router.forget("learned")
+        router.release("u")
+        counted.append(counts_of(affinity))
+    async with (
+        fastroute.Memcached([memcached.address], timeout="2s", watch=False) as store,
+        fastroute.Affinity(store, identity_secret=SECRET) as affinity,
+    ):
+        router = fastroute.Router(pool(), affinity=affinity)
+        first = await router.route("v")
+        await router.move(first, ConnectError("refused", server=first.server.name))
+        router.learn("learned too", 2)
+        await asyncio.gather(*affinity._learning)
+        router.forget("learned too")
+        await asyncio.gather(*affinity._learning)
+        await router.release("v")
+        counted.append(counts_of(affinity))
+    assert counted[0] == counted[1]
+    assert counted[0]["releases"] == {"released": 2}
+    assert (counted[0]["learned"], counted[0]["forgotten"]) == (1, 1)
+
+
+def test_learned_binding_is_where_the_answer_came_from_and_the_store_says_so(memcached):
+    with (
+        fastroute.sync.Memcached([memcached.address], timeout="2s") as store,
+        fastroute.sync.Affinity(store, identity_secret=SECRET) as affinity,
+    ):
+        router = fastroute.sync.Router(pool(), affinity=affinity)
+        for slot in (3, 1):  # the second one moves it
+            router.learn("u", slot)
+            assert router.route("u").server.name == router.pool.server_at(slot).name
+        assert router.explain_stored("u").store.status == "hit"
+        assert router.explain_stored("u").store.server == router.pool.server_at(1).name
+        router.forget("u")
+        assert router.explain_stored("u").store.status == "miss"
+        assert router.explain("u").store is None
+        memcached.kill()
+        router.learn("v", 1)
+        router.forget("v")
+        assert router.explain_stored("v").store.status in ("down", "unknown")
+
+
+def test_threads_ask_once_for_a_key_whose_time_is_up(memcached):
+    with (
+        fastroute.sync.Memcached([memcached.address], timeout="2s") as store,
+        fastroute.sync.Affinity(store, identity_secret=SECRET) as affinity,
+    ):
+        router = fastroute.sync.Router(pool(), affinity=affinity)
+        view = affinity.views[0]
+        for _ in range(2):
+            router.route("u")
+            affinity.touch_soon(view, b"u")
+        view.set_manual_ms(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 + 3_000)
+        before = memcached.statistics()["cmd_touch"]
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            assert len({one.server for one in threads.map(lambda _: router.route("u"), range(32))}) == 1
+        assert int(memcached.statistics()["cmd_touch"]) - int(before) == 1
 
 
 def test_release_blocking_says_what_came_of_it(memcached):

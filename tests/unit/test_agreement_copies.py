@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastroute.affinity.agreement import AddThenGet, Answer, CasThenGet, Command, Decision, Heard, Kind, Lookup
-from fastroute.affinity.copies import claim, move, release, renew, touch
+from fastroute.affinity.copies import claim, move, release, renew, settle, touch
 from fastroute.affinity.record import NOBODY, Record, server_id
 from tests.support.register import Register
 
@@ -255,6 +255,16 @@ def test_second_mover_adopts_the_first_movers_server_on_either_node():
     homes[0].up = False
     decision, _ = drive(moving(MINE, to=S3), homes)
     assert (decision.kind, decision.record) == (Kind.ADOPTED, first)
+
+
+# ---- settle
+
+
+def test_settling_writes_what_a_follower_lost_and_slides_nothing():
+    homes = nodes(MINE, None, MINE)
+    decision, asked = drive(settle(Decision(Kind.WON, MINE), 60, homes=3), homes)
+    assert (decision.settled, held(homes)) == (True, [MINE] * 3)
+    assert [command for command in asked if isinstance(command, Lookup)] == [Lookup(None, 1), Lookup(None, 2)]
 
 
 # ---- release
