@@ -3,7 +3,7 @@
 PushInvalidation   one cache's part: which announced key is which near value.
 Hub                one per process and store: the channels (memcache/watch.py), shared by the caches of all namespaces,
                    because a node admits 20 watchers.
-Not here: affinity's own (affinity/push.py).
+Not here: affinity's own (affinity/push.py), threads (push_thread.py).
 
 What it gives: a write, delete or purge through one process is seen by the others as soon as its line arrives, some
 milliseconds, in place of near_ttl. What it does not: near values live no longer because of it. near_ttl stays the bound
@@ -143,13 +143,21 @@ class Hub:
 
     async def leave(self, member: PushInvalidation) -> None:
         """Tell it no more; with the last one the channels end."""
+        self.drop(member)
+        if not self._members:
+            await self.aclose()
+
+    def drop(self, member: PushInvalidation) -> None:
+        """Tell it no more; the channels stay."""
         if member in self._members:
             self._members.remove(member)
-        if not self._members:
-            tasks, self._tasks = self._tasks, []
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """End the channels."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def live(self) -> bool:

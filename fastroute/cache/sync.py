@@ -15,6 +15,7 @@ What differs:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ from fastroute.cache.lease import LEASE_S, Lifetime
 from fastroute.cache.memoize import memoize
 from fastroute.cache.near import MISS, NEAR_TTL_S
 from fastroute.cache.placement import Placement
+from fastroute.cache.push_thread import ThreadedPush, thread_of
 from fastroute.cache.reading import Steps, Version, Versioned
 from fastroute.cache.sync_driver import Driver
 from fastroute.cache.sync_store import BlockingNode
@@ -48,6 +50,8 @@ class SharedCache(Driver):
         store: a fastroute.memcache.sync.Memcached; it stays the caller's to close.
         namespace, near_bytes, secret, fleet, near_ttl, lease, copies, extensions, compress_bytes, object_bytes_max,
             away_computations_max, strict, clock: as fastroute.SharedCache.
+        watch: whether to follow the nodes' announcements in a thread, so that writes of others are seen within
+            milliseconds. It begins with `with`, or with start(), and again in a process that was forked after that.
 
     Raises:
         UsageError: an argument that is not accepted.
@@ -66,6 +70,7 @@ class SharedCache(Driver):
         near_ttl: float | str = NEAR_TTL_S,
         lease: float | str = LEASE_S,
         copies: int = 1,
+        watch: bool = True,
         extensions: Iterable[Extension] = (),
         compress_bytes: int | str = COMPRESS_BYTES,
         object_bytes_max: int | str = OBJECT_BYTES_MAX,
@@ -91,15 +96,36 @@ class SharedCache(Driver):
             clock=clock,
         )
         self.store = store
+        self._watch = watch
+
+    def start(self) -> SharedCache:
+        """Begin to follow the nodes' announcements, where `watch` allows it; returns itself."""
+        self._check_open()
+        if self._watch and self._push is None and self._near_bytes:
+            with self._lock:
+                self._join_push()
+        return self
+
+    def _join_push(self) -> None:
+        push = self._push = ThreadedPush(self)
+        thread_of(self.store, self.keys.fleet).join(push)
+
+    def _start(self) -> None:
+        super()._start()
+        if self._push is not None:  # forked: the thread is the parent's
+            self._near.clear()
+            self._join_push()
 
     def close(self) -> None:
-        """Stop renewing and forget near values; the store stays open."""
+        """Stop renewing and watching, and forget near values; the store stays open."""
         self._closed = True
+        if isinstance(self._push, ThreadedPush) and self._pid == os.getpid():
+            thread_of(self.store, self.keys.fleet).leave(self._push)
         self._renewer.close()
         self._near.clear()
 
     def __enter__(self) -> SharedCache:
-        return self
+        return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

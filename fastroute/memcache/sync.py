@@ -48,6 +48,7 @@ from fastroute._core.mc_reply import (
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown, UsageError
 from fastroute.memcache.client import TIMEOUT_S_MAX, Key
+from fastroute.memcache.cluster import Memcached as AsyncMemcached
 from fastroute.memcache.cluster import TlsOption, tls_context
 from fastroute.memcache.placement import GRACE_S, Placement
 from fastroute.model import parse_address, parse_duration_s
@@ -297,6 +298,18 @@ class Memcached:
             )
             node.name, node.credentials, node.value_bytes_max = name, self._credentials, self._value_bytes_max
             self._nodes.append(node)
+
+    def for_asyncio(self) -> AsyncMemcached:
+        """The same nodes for asyncio, not started: for what listens beside the requests."""
+        username, password = self._credentials.decode().split(" ", 1) if self._credentials else (None, None)
+        return AsyncMemcached(
+            list(self.names[: self.count]),
+            timeout=self._timeout_s,
+            tls=self._tls,
+            username=username,
+            password=password,
+            value_bytes_max=self._value_bytes_max,
+        )
 
     @property
     def up_nodes(self) -> tuple[str, ...]:

@@ -24,7 +24,13 @@ async def outcomes(product: str, replicas: int = 1, only: str = "") -> dict[str,
     with tempfile.TemporaryDirectory() as scratch:
         async with Origin() as origin:
             with caching_proxies(product, origin.port, directory=pathlib.Path(scratch), replicas=replicas) as proxies:
-                return await play_all(chosen, origin, proxies.ports)
+                found = await play_all(chosen, origin, proxies.ports)
+                for process in proxies.processes:
+                    if process.popen.poll() is not None:
+                        raise AssertionError(
+                            f"{product} ended with {process.popen.returncode}: {process.output()[-3000:]}"
+                        )
+                return found
 
 
 def main() -> None:
