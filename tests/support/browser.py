@@ -105,8 +105,10 @@ class Page:
             self.requested.append(about["request"]["url"])
 
     def goto(self, url: str) -> None:
-        """Load a page; returns when its document is complete."""
+        """Load a page; returns when its document is complete. What is noted is of this page from now on."""
         self.evaluate("window.name = 'left'")
+        self.complaints.clear()
+        self.requested.clear()
         self.send("Page.navigate", url=url)
         self.until(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
 
