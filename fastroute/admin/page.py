@@ -20,7 +20,10 @@ __all__ = ["dashboard"]
 @functools.cache
 def _page() -> tuple[bytes, str]:
     """(the page, its Content-Security-Policy)."""
-    text = importlib.resources.files("fastroute.admin").joinpath("page.html").read_text(encoding="utf-8")
+    files = importlib.resources.files("fastroute.admin")
+    text = files.joinpath("page.html").read_text(encoding="utf-8")
+    for name in ("page.css", "page.js"):
+        text = text.replace(f"/*{name}*/", files.joinpath(name).read_text(encoding="utf-8"))
     sources = {
         tag: " ".join(map(_digest, re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S))) for tag in ("script", "style")
     }

@@ -229,7 +229,7 @@ def _affinity_counts(affinity: Any) -> dict[str, int]:
     counts = {key: getattr(statistics, key, 0) for key in POOL_COUNTED}
     for verb, results in (("claims", statistics.claims), ("moves", statistics.moves)):
         for result, count in results.items():
-            key = f"{verb}_{result}"
+            key = "moves_moved" if result == "moved" else f"{verb}_{result}"  # a claim that found its server gone
             key = key if key in POOL_COUNTED else f"{verb}_unknown"
             counts[key] += count
     return counts

@@ -68,7 +68,10 @@ class Page:
     def __init__(self, url: str) -> None:
         from websockets.sync.client import connect
 
-        self._socket = connect(url, max_size=None, open_timeout=WAIT_S, proxy=None)
+        self._connection = contextlib.ExitStack()
+        self._socket = self._connection.enter_context(
+            connect(url, max_size=None, open_timeout=WAIT_S, close_timeout=1, proxy=None)
+        )
         self._ids = itertools.count(1)
         self.complaints: list[str] = []
         self.requested: list[str] = []
@@ -76,7 +79,8 @@ class Page:
             self.send(f"{domain}.enable")
 
     def close(self) -> None:
-        self._socket.close()
+        """Forget the tab."""
+        self._connection.close()
 
     def send(self, method: str, **parameters: Any) -> Any:
         """One command; its result. Events that come meanwhile are noted."""
@@ -101,8 +105,10 @@ class Page:
             self.requested.append(about["request"]["url"])
 
     def goto(self, url: str) -> None:
-        """Load a page; returns when its document is complete."""
+        """Load a page; returns when its document is complete. What is noted is of this page from now on."""
         self.evaluate("window.name = 'left'")
+        self.complaints.clear()
+        self.requested.clear()
         self.send("Page.navigate", url=url)
         self.until(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
 
@@ -116,7 +122,10 @@ class Page:
         """Wait for a JavaScript expression to be true; its value."""
         end = time.monotonic() + WAIT_S
         while True:
-            found = self.evaluate(f"(() => {{ try {{ return {expression} }} catch (_) {{ return null }} }})()")
+            found = self.evaluate(
+                f"(() => {{ try {{ const found = {expression}; return found instanceof Node || found }} "
+                "catch (_) { return null } })()"
+            )
             if found:
                 return found
             assert time.monotonic() < end, f"never: {why or expression}; {self.complaints}"
@@ -206,6 +215,8 @@ class Browser:
         with opener.open(request, timeout=WAIT_S) as answer:
             target = json.load(answer)
         page = Page(target["webSocketDebuggerUrl"])
+        for older in self._pages:  # its tab asks on, but nobody listens
+            older.send("Page.navigate", url="about:blank")
         self._pages.append(page)
         page.resize(width, height, dark=dark)
         page.goto(url)
@@ -214,11 +225,11 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for page in self._pages:
-            with contextlib.suppress(Exception):
-                page.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
+        for page in self._pages:
+            with contextlib.suppress(Exception):
+                page.close()
         self._log.close()
         self._profile.cleanup()
