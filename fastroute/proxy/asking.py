@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -217,16 +218,11 @@ def _specs_of(of: PoolConfig) -> tuple[CheckSpec, CheckSpec | None, tuple[CheckS
     return check, hook, pages
 
 
-def _page(path: str, timeout_s: float, host: str, expect: tuple[int, ...], tls: object, name: str) -> CheckSpec:
+def _page(
+    path: str, timeout_s: float, host: str, expect: tuple[int, ...], tls: ssl.SSLContext | None, name: str
+) -> CheckSpec:
     return CheckSpec(
-        "http",
-        path=path,
-        method="GET",
-        host=host,
-        expect=expect,
-        timeout_s=timeout_s,
-        tls=tls,
-        tls_name=name,  # type: ignore[arg-type]
+        "http", path=path, method="GET", host=host, expect=expect, timeout_s=timeout_s, tls=tls, tls_name=name
     )
 
 

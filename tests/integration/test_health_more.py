@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -90,6 +91,49 @@ def test_a_restart_between_two_checks_begins_a_ramp_and_bound_users_stay(tmp_pat
         assert site.visit(user) == site.servers[0].name
         assert site.new_users(20)[site.servers[0].name] <= 2  # of 20, round robin would give it 6 or 7
         assert sum("has restarted" in line for line in site.replicas[0].output().splitlines()) == 1
+
+
+def test_bindings_to_a_restarted_server_move_where_the_file_says_so(tmp_path: pathlib.Path):
+    with serving(tmp_path, CHECK + 'boot_header = "X-Boot"\non_restart = "move"\n') as site:
+        for server in site.servers.all:
+            server.fields = {"X-Boot": "first"}
+        checked = len(site.servers[0].checks)
+        until(lambda: len(site.servers[0].checks) > checked + 2, "the boot id is seen")
+        users = {user: site.visit(user) for user in map(str, range(12))}
+        bound = [user for user, server in users.items() if server == site.servers[0].name]
+        assert bound
+        site.servers[0].fields = {"X-Boot": "second"}
+        until(lambda: f"{len(bound)} bindings moved" in site.replicas[0].output(), "its bindings have moved")
+        moved = {user: site.visit(user) for user in users}
+        assert all(moved[user] != site.servers[0].name for user in bound)
+        assert all(moved[user] == server for user, server in users.items() if user not in bound)
+
+
+def test_a_restarted_server_gets_no_more_than_its_ramp_through_all_replicas(tmp_path: pathlib.Path):
+    window_s, servers = 4.0, 4
+    more = CHECK + f'boot_header = "X-Boot"\n[pools.app.slow_start]\nwindow = {window_s}\nmin_weight = 0.01\n'
+    with (
+        Memcached() as store,
+        serving(tmp_path, more, servers=servers, replicas=2, store=store, policy="least-connections") as site,
+    ):
+        for server in site.servers.all:
+            server.fields = {"X-Boot": "first"}
+        checked = len(site.servers[0].checks)
+        until(lambda: len(site.servers[0].checks) > checked + 2, "the boot id is seen")
+        began_s = time.monotonic()
+        site.servers[0].fields = {"X-Boot": "second"}
+        until(lambda: all(site.told(0, i)["weight_effective"] < 0.9 for i in (0, 1)), "both replicas know")
+        asked, got, fair = 0, 0, 0.0
+        while (passed_s := time.monotonic() - began_s) < window_s:
+            ramp = max(
+                0.01, min(1.0, passed_s / window_s)
+            )  # of the latest start that is possible: the others' is below
+            got += site.visit(os.urandom(8).hex(), asked % 2) == site.servers[0].name
+            asked += 1
+            fair += ramp / (servers - 1 + ramp)
+        print(f"{got} of {asked} new users; its ramp allows {fair:.1f}")
+        assert asked > 50
+        assert got <= fair + 4  # a server that nobody asked for saves up to two picks per process
 
 
 def test_a_server_is_not_ready_before_its_hook_has_succeeded(tmp_path: pathlib.Path):
