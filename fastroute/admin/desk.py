@@ -22,6 +22,7 @@ from fastroute.admin.history import EVERY_S, History
 from fastroute.admin.mirror import Mirror
 from fastroute.admin.releases import Releases
 from fastroute.admin.replica import Replica, parse_server
+from fastroute.admin.restarts import Restarts
 from fastroute.config.membership import name_of
 from fastroute.errors import UsageError
 from fastroute.fleet.changes import POLL_S, Entry, FleetChanges
@@ -55,6 +56,7 @@ class Desk:
         self.history = History()
         self.mail: Mail | None = None
         self.fleet: FleetChanges | None = None
+        self._restarts = Restarts(replica, self._release)
         self._tasks: list[asyncio.Task[None]] = []
         config = replica.config
         if mirror.store is not None and config.secret:
@@ -79,6 +81,8 @@ class Desk:
                 await self.replica.followed(self.replica.board.version)
             self._tasks.append(loop.create_task(self._again(POLL_S, self._turn_fleet)))
         self._tasks.append(loop.create_task(self._again(DEADLINES_S, self._end_drains)))
+        if self._restarts.wanted:
+            self._tasks.append(loop.create_task(self._again(DEADLINES_S, self._restarts.look)))
         if self.replica.file.admin is not None:
             self._tasks.append(loop.create_task(self._again(EVERY_S, self._sample)))
 
@@ -168,10 +172,7 @@ class Desk:
             order = Order(state if state != "ready" else None, value.get("weight"), entry.at_us // 1000)
             replica.give(pool, server, order, value.get("deadline_at"))
         elif kind == "release":
-            figures = read(replica.board, replica.columns, replica.config)
-            self.mirror.follow_members(replica.config)
-            self.mirror.follow(figures)
-            self.releases.start(pool, server)
+            self._release(pool, server)
         elif pool not in replica.config.pools:
             raise UsageError(f"there is no pool {pool!r}")
         else:
@@ -182,6 +183,14 @@ class Desk:
                 replica.remove(pool, server)
         log.info("fleet: followed %s of %s/%s by %s", kind, pool, server, entry.by)
         self.history.note("order", f"{entry.by}, whole fleet: {server}: {kind}", pool=pool, server=server)
+
+    def _release(self, pool: str, server: str) -> None:
+        """Begin to move all bindings away from a server."""
+        replica = self.replica
+        figures = read(replica.board, replica.columns, replica.config)
+        self.mirror.follow_members(replica.config)
+        self.mirror.follow(figures)
+        self.releases.start(pool, server)
 
     def _keep(self, record: list[Any], followed: dict[tuple[str, str, str], int]) -> None:
         def change(told: Any) -> None:

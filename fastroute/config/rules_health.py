@@ -37,6 +37,8 @@ def health_mistakes(pool: PoolConfig) -> Iterator[Finding]:
         yield ("outlier", "latency_factor"), f"latency_factor: found {found}; accepted: 0 (off) and 1.1 to 1000"
     if pool.fleet_load and pool.policy in ("random", "round-robin"):
         yield ("fleet_load",), f"fleet_load is for policies that look at load; the policy is {quote(pool.policy)}"
+    if pool.health is not None and pool.health.on_restart == "move" and pool.sticky is None:
+        yield ("health", "on_restart"), 'on_restart = "move" moves bindings, and the pool is not sticky'
     if pool.health is not None:
         for where, message in _check_mistakes(pool.health):
             yield ("health", *where), message
@@ -72,6 +74,9 @@ def health_warnings(config: Config) -> Iterator[Finding]:
             yield ("pools", name, "fleet_load"), message
         if pool.health is None:
             continue
+        if pool.health.on_restart == "move" and config.admin is None:
+            message = 'on_restart = "move" is done by the admin process: it needs [admin]; bindings stay'
+            yield ("pools", name, "health"), message
         if pool.health.check == "http" and pool.health.path == "/":
             message = (
                 'the check asks for "/": the start page is rarely light; give it a page that does nothing, such as '

@@ -39,6 +39,8 @@ class HealthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """HAProxy: fall 3."""
     fleet: Annotated[bool, Flag()] = True
     """Each server is asked by one replica of the fleet, and all believe it; needs [store] and secret."""
+    on_restart: Annotated[str, Choice(("keep", "move"))] = "keep"
+    """What becomes of the bindings to a server that has restarted: it may have lost what it kept of its users."""
     boot_header: Annotated[str, Text()] = ""
     """A field of the answer that names this life of the server: another value means that it has restarted."""
     uptime_header: Annotated[str, Text()] = ""

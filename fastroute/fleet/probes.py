@@ -219,6 +219,11 @@ class Probes:
         """This replica's."""
         return self._cases[key].role
 
+    @property
+    def owned(self) -> int:
+        """How many servers this replica asks."""
+        return sum(case.role == "owner" for case in self._cases.values())
+
     def due(self) -> list[tuple[Key, Errand]]:
         """What to do now; each is running until its result comes."""
         now_s = self._clock.monotonic_s()
@@ -282,7 +287,7 @@ class Probes:
 
     def _note_life(self, case: _Case, ok: bool, refused: bool, boot: str) -> None:
         restarted = bool(boot and case.boot and boot != case.boot)
-        if ok and case.was_refused and case.up:
+        if ok and case.was_refused and case.up is not None:
             restarted = True
         case.was_refused = refused or (case.was_refused and not ok)
         if boot:

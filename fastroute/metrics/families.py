@@ -95,6 +95,14 @@ def _servers(out: Page, figures: Figures) -> None:
         for label, server in labels
         for state in ("ready", "down", "ejected")
     )
+    out.family("fastroute_health_checks_total", "counter", "Checks of servers that this replica made, by result.")
+    for label, server in labels:
+        if server.last_check:
+            failed = server.last_check["failed"]
+            out.samples([(f'{label},result="ok"', server.last_check["checks"] - failed)])
+            out.samples([(f'{label},result="failed"', failed)])
+    out.family("fastroute_content_differs", "gauge", "1 for a server whose contents differ from the pool's.")
+    out.samples((label, int(server.last_check["odd"])) for label, server in labels if server.last_check)
     out.family("fastroute_pool_ready_servers", "gauge", "Ready servers, in the worker that sees the fewest.")
     for pool in figures.pools:
         out.sample(pool.ready_min, pool=pool.name)

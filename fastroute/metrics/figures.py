@@ -192,7 +192,7 @@ def _pool(board: Board, columns: Columns, name: str, config: Config) -> PoolFigu
 
 def _check(board: Board, column: int) -> dict[str, Any]:
     """The last check of a server, whichever replica made it."""
-    _, at_ms, latency_ns, checks, failed, flips, tells = board.check_of(column)
+    word, at_ms, latency_ns, checks, failed, flips, tells = board.check_of(column)
     if not at_ms:
         return {}
     how, _, rest = tells.partition("\0")
@@ -206,6 +206,7 @@ def _check(board: Board, column: int) -> dict[str, Any]:
         "checks": checks,
         "failed": failed,
         "flips": flips,
+        "odd": bool(word & 16),
     }
 
 

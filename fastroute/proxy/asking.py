@@ -222,14 +222,7 @@ def _page(
     path: str, timeout_s: float, host: str, expect: tuple[int, ...], tls: ssl.SSLContext | None, name: str
 ) -> CheckSpec:
     return CheckSpec(
-        "http",
-        path=path,
-        method="GET",
-        host=host,
-        expect=expect,
-        timeout_s=timeout_s,
-        tls=tls,
-        tls_name=name,
+        "http", path=path, method="GET", host=host, expect=expect, timeout_s=timeout_s, tls=tls, tls_name=name
     )
 
 

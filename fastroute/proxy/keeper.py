@@ -108,6 +108,7 @@ class Keeper:
         self._current: dict[str, str] = {}
         self._odd: dict[str, set[str]] = {}
         self._names: tuple[str, ...] = ()
+        self._mail: Mail | None = None
 
     def start(self) -> None:
         """Offer this worker from now on."""
@@ -146,6 +147,7 @@ class Keeper:
                 self._probes.members(())
             else:
                 mail = Mail(store, Seal(self._config.secret, self._config.fleet), self._probes.me)
+                self._mail = mail
                 presence = Presence(mail, self._facts, clock=self._clock)
                 tasks.append(loop.create_task(self._exchange(mail, presence)))
                 if self._load_pools():
@@ -202,7 +204,13 @@ class Keeper:
             self._probes.update(self._asking.plans())
 
     def _facts(self) -> dict[str, Any]:
-        return own_facts(workers=len(self._board.workers()), supervisor=os.getppid())
+        """What this replica says of itself; `refused`: messages of others that were not believed, by cause."""
+        return own_facts(
+            workers=len(self._board.workers()),
+            supervisor=os.getppid(),
+            asks=self._probes.owned,
+            refused=dict(self._mail.statistics.refused) if self._mail is not None else {},
+        )
 
     # ---- the fleet ---------------------------------------------------------------------------------------------------
 
@@ -333,6 +341,7 @@ class Keeper:
             ejected=key in self._sweeps.until_s or (odd and content is not None and content.on_drift == "eject"),
             keep_bound=odd and content is not None and content.on_drift == "keep-bound-only",
             joining=held.joining,
+            odd=odd,
             restarts=held.restarts & 0xFFFFFFFF,
         )
 

@@ -29,6 +29,9 @@ class CheckedServer:
         self.checks: list[float] = []
         self.requests: list[float] = []
         self.pages: dict[str, bytes] = {}
+        self.page_status = 200
+        self.held: list[asyncio.StreamWriter] = []
+        """Requests for /hold, which are not answered."""
         self.connections = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -65,7 +68,10 @@ class CheckedServer:
                         await asyncio.sleep(self.delay_s)
                 else:
                     self.requests.append(time.monotonic())
-                    status, body = 200, self.pages.get(path, self.name.encode())
+                    if path == "/hold":
+                        self.held.append(writer)
+                        continue
+                    status, body = self.page_status, self.pages.get(path, self.name.encode())
                 fields = {"Content-Length": len(body), "X-Served-By": self.name, **self.fields}
                 text = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
                 writer.write(f"HTTP/1.1 {status} X\r\n{text}\r\n".encode() + (b"" if method == "HEAD" else body))

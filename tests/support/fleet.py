@@ -113,6 +113,7 @@ def start_replica(
     sticky_more: str = "",
     secret: str | list[str] = "a secret for tests of at least 32 bytes",
     zone_size: str = "8MiB",
+    policy: str = "round-robin",
 ) -> Process:
     """`fastroute serve` with this configuration, accepting when this returns."""
     # A starved test machine can hold a process up for longer than the default 50 ms: that is not what is tested here.
@@ -125,7 +126,7 @@ def start_replica(
         f'workers = {workers}\nzone = {{ name = "{zone}", size = "{zone_size}" }}\n{more}\n{store}'
         f'[listeners.web]\nbind = "127.0.0.1:{port}"\npool = "app"\n'
         f"[listeners.web.limits]\nrequests_per_connection = 0\n"
-        f'[pools.app]\npolicy = "round-robin"\n{pool_more}\n{servers}'
+        f'[pools.app]\npolicy = "{policy}"\n{pool_more}\n{servers}'
         f'[pools.app.sticky]\non = "{on}"\nttl = "30m"\n{sticky_more}'
     )
     replica = Process([sys.executable, "-m", "fastroute", "serve", "-c", str(config)], directory / f"{name}.log")

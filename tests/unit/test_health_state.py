@@ -74,7 +74,7 @@ def test_heavy_answers_double_the_wait_up_to_a_bound_and_light_ones_take_it_back
 
 
 def test_a_verdict_survives_its_word():
-    for marks in itertools.product([False, True], repeat=4):
+    for marks in itertools.product([False, True], repeat=5):
         for restarts in (0, 1, 0xFFFFFFFF):
             verdict = Verdict(*marks, restarts)
             assert Verdict.of(verdict.word()) == verdict

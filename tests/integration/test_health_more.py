@@ -1,0 +1,252 @@
+"""Restarts, hooks, contents, shares of failures and the fleet's load, with real replicas and real servers."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.admin import CLIENT, Admin, start_administered, until
+from tests.support.checked import CheckedServers
+from tests.support.fleet import Process, free_ports, running, unlink_zone
+from tests.support.memcached import Memcached
+
+CHECK = '[pools.app.health]\ncheck = "http"\ninterval = "100ms"\ntimeout = "2s"\n'
+SECRET = "a secret for tests of at least 32 bytes"
+
+
+class Site:
+    def __init__(self, servers: CheckedServers, replicas: list[Process], webs: list[int], admins: list[int]) -> None:
+        self.servers, self.replicas, self.webs = servers, replicas, webs
+        self.admins = [Admin(port) for port in admins]
+
+    def told(self, index: int, replica: int = 0) -> dict:
+        return self.admins[replica].server(self.servers[index].name)
+
+    def until(self, index: int, state: str) -> None:
+        def all_say() -> bool:
+            told = [admin.server(self.servers[index].name) for admin in self.admins]
+            return all(one["state"] == state and len(one["states"]) == 1 for one in told)
+
+        until(all_say, f"server {index} {state}: {self.replicas[0].output()[-2000:]}")
+
+    def visit(self, user: str, replica: int = 0, path: str = "/") -> str:
+        answer = CLIENT.get(f"http://127.0.0.1:{self.webs[replica]}{path}", headers={"Cookie": f"sid={user}"})
+        return answer.headers.get("x-served-by", str(answer.status_code))
+
+    def new_users(self, count: int, replica: int = 0) -> collections.Counter[str]:
+        made = [f"{os.urandom(8).hex()}" for _ in range(count)]
+        return collections.Counter(self.visit(user, replica) for user in made)
+
+
+@contextlib.contextmanager
+def serving(
+    directory: pathlib.Path, more: str, *, servers: int = 3, replicas: int = 1, store: Memcached | None = None, **keys
+) -> Iterator[Site]:
+    ports = free_ports(2 * replicas)
+    zones = [f"healthmore{os.getpid()}-{i}" for i in range(replicas)]
+    with CheckedServers(servers) as made, contextlib.ExitStack() as stack:
+        stack.callback(unlink_zone, *zones)
+        started = []
+        for i in range(replicas):
+            one = start_administered(
+                directory,
+                f"fr{i}",
+                port=ports[2 * i],
+                admin_port=ports[2 * i + 1],
+                upstream_ports=made.ports,
+                zone=zones[i],
+                memcached=[store.address] if store else None,
+                sticky_more=more,
+                secret=SECRET,
+                **keys,
+            )
+            stack.enter_context(running(one))
+            started.append(one)
+        site = Site(made, started, ports[::2], ports[1::2])
+        if "[pools.app.health]" in more:
+            for i in range(servers):
+                for replica in range(replicas):
+                    until(lambda i=i, replica=replica: site.told(i, replica)["last_check"].get("ok"), "it is checked")
+        yield site
+
+
+def test_a_restart_between_two_checks_begins_a_ramp_and_bound_users_stay(tmp_path: pathlib.Path):
+    more = CHECK + 'boot_header = "X-Boot"\n[pools.app.slow_start]\nwindow = "1m"\nmin_weight = 0.01\n'
+    with serving(tmp_path, more, workers=2) as site:
+        for server in site.servers.all:
+            server.fields = {"X-Boot": "first"}
+        checked = len(site.servers[0].checks)
+        until(lambda: len(site.servers[0].checks) > checked + 2, "the boot id is seen")
+        user = next(user for user in map(str, range(100)) if site.visit(user) == site.servers[0].name)
+        site.servers[0].fields = {"X-Boot": "second"}
+        until(lambda: site.told(0)["weight_effective"] < 0.5, "the ramp")
+        assert site.told(0)["state"] == "ready"
+        assert site.visit(user) == site.servers[0].name
+        assert site.new_users(20)[site.servers[0].name] <= 2  # of 20, round robin would give it 6 or 7
+        assert sum("has restarted" in line for line in site.replicas[0].output().splitlines()) == 1
+
+
+def test_bindings_to_a_restarted_server_move_where_the_file_says_so(tmp_path: pathlib.Path):
+    with serving(tmp_path, CHECK + 'boot_header = "X-Boot"\non_restart = "move"\n') as site:
+        for server in site.servers.all:
+            server.fields = {"X-Boot": "first"}
+        checked = len(site.servers[0].checks)
+        until(lambda: len(site.servers[0].checks) > checked + 2, "the boot id is seen")
+        users = {user: site.visit(user) for user in map(str, range(12))}
+        bound = [user for user, server in users.items() if server == site.servers[0].name]
+        assert bound
+        site.servers[0].fields = {"X-Boot": "second"}
+        until(lambda: f"{len(bound)} bindings moved" in site.replicas[0].output(), "its bindings have moved")
+        moved = {user: site.visit(user) for user in users}
+        assert all(moved[user] != site.servers[0].name for user in bound)
+        assert all(moved[user] == server for user, server in users.items() if user not in bound)
+
+
+def test_a_restarted_server_gets_no_more_than_its_ramp_through_all_replicas(tmp_path: pathlib.Path):
+    window_s, servers = 4.0, 4
+    more = CHECK + f'boot_header = "X-Boot"\n[pools.app.slow_start]\nwindow = {window_s}\nmin_weight = 0.01\n'
+    with (
+        Memcached() as store,
+        serving(tmp_path, more, servers=servers, replicas=2, store=store, policy="least-connections") as site,
+    ):
+        for server in site.servers.all:
+            server.fields = {"X-Boot": "first"}
+        checked = len(site.servers[0].checks)
+        until(lambda: len(site.servers[0].checks) > checked + 2, "the boot id is seen")
+        began_s = time.monotonic()
+        site.servers[0].fields = {"X-Boot": "second"}
+        until(lambda: all(site.told(0, i)["weight_effective"] < 0.9 for i in (0, 1)), "both replicas know")
+        asked, got, fair = 0, 0, 0.0
+        while (passed_s := time.monotonic() - began_s) < window_s:
+            ramp = max(
+                0.01, min(1.0, passed_s / window_s)
+            )  # of the latest start that is possible: the others' is below
+            got += site.visit(os.urandom(8).hex(), asked % 2) == site.servers[0].name
+            asked += 1
+            fair += ramp / (servers - 1 + ramp)
+        print(f"{got} of {asked} new users; its ramp allows {fair:.1f}")
+        assert asked > 50
+        assert got <= fair + 4  # a server that nobody asked for saves up to two picks per process
+
+
+def test_a_server_is_not_ready_before_its_hook_has_succeeded(tmp_path: pathlib.Path):
+    flag = tmp_path / "replicated"
+    hook = f"[ -e {flag} ] && echo $FASTROUTE_SERVER $FASTROUTE_PORT >> {tmp_path}/hooked"
+    more = CHECK + f'rise = 1\nfall = 1\n[pools.app.on_join]\ncommand = ["/bin/sh", "-c", {hook!r}]\ntimeout = "10s"\n'
+    with serving(tmp_path, more) as site:
+        site.until(0, "maintenance")
+        assert site.visit("somebody") == "503"
+        flag.touch()
+        for i in range(3):
+            site.until(i, "ready")
+        lines = (tmp_path / "hooked").read_text().splitlines()
+        assert sorted(lines) == sorted(f"{server.name} {server.port}" for server in site.servers.all)
+        flag.unlink()
+        site.servers[1].close()
+        site.until(1, "down")
+        site.servers[1].open()
+        site.until(1, "maintenance")
+        assert "its hook" in site.replicas[0].output() or "the hook" in site.replicas[0].output()
+        flag.touch()
+        site.until(1, "ready")
+
+
+@pytest.mark.parametrize(("on_drift", "state"), [("keep-bound-only", "draining"), ("eject", "ejected")])
+def test_a_server_whose_pages_differ_is_treated_as_configured(tmp_path: pathlib.Path, on_drift: str, state: str):
+    more = CHECK + f'[pools.app.content]\npaths = ["/version"]\ninterval = "100ms"\non_drift = "{on_drift}"\n'
+    with serving(tmp_path, more) as site:
+        for server in site.servers.all:
+            server.pages["/version"] = b"build 1"
+        until(lambda: all(len(server.requests) > 3 for server in site.servers.all), "pages are asked for")
+        for i in range(3):
+            site.until(i, "ready")
+        user = next(user for user in map(str, range(100)) if site.visit(user) == site.servers[2].name)
+        site.servers[2].pages["/version"] = b"build 2"
+        site.until(2, state)
+        if on_drift == "keep-bound-only":
+            assert site.visit(user) == site.servers[2].name
+        assert site.servers[2].name not in site.new_users(9)
+        site.servers[1].pages["/version"] = b"build 2"  # more than half have it: the last one is the odd one now
+        site.until(2, "ready")
+        site.until(0, state)
+        site.servers[0].pages["/version"] = b"build 2"
+        site.until(0, "ready")
+
+
+def test_builds_in_a_header_are_compared_and_a_difference_is_logged(tmp_path: pathlib.Path):
+    more = CHECK + '[pools.app.content]\nheader = "X-Build"\n'
+    with serving(tmp_path, more) as site:
+        for i, server in enumerate(site.servers.all):
+            server.fields = {"X-Build": "b2" if i == 1 else "b1"}
+        until(lambda: "the contents of server" in site.replicas[0].output(), "it is logged")
+        assert f"{site.servers[1].name} (b2) differ from the pool's (b1): warn" in site.replicas[0].output()
+        assert site.told(1)["state"] == "ready"
+
+
+def test_a_server_whose_requests_fail_more_often_than_not_is_ejected_and_comes_back(tmp_path: pathlib.Path):
+    more = (
+        "[pools.app.outlier]\nconsecutive = 1000000\nfailure_ratio = 0.3\nmin_requests = 10\n"
+        'interval = "200ms"\neject = "1s"\npanic = 0\n'
+    )
+    with serving(tmp_path, more, workers=2) as site:
+        site.servers[1].page_status = 500
+
+        def ejected() -> bool:
+            site.new_users(30)
+            return site.told(1)["states"] == {"ejected": 2}
+
+        until(ejected, "ejected in both workers")
+        assert set(site.new_users(9)) == {site.servers[0].name, site.servers[2].name}
+        site.servers[1].page_status = 200
+        site.until(1, "ready")
+        assert "requests failed" in site.replicas[0].output()
+
+
+class Held:
+    """Requests that stay open: their servers' loads."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+
+    def begin(self, port: int) -> None:
+        one = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.sockets.append(one)
+        one.sendall(f"GET /hold HTTP/1.1\r\nHost: t\r\nCookie: sid={os.urandom(8).hex()}\r\n\r\n".encode())
+
+    def end(self) -> None:
+        for one in self.sockets:
+            one.close()
+        self.sockets.clear()
+
+
+def test_two_replicas_do_not_both_pick_the_same_idle_server(tmp_path: pathlib.Path):
+    with Memcached() as store:
+        keys = {"policy": "least-connections", "pool_more": "fleet_load = true\n"}
+        with serving(tmp_path, CHECK, servers=4, replicas=2, store=store, **keys) as site:
+            held = Held()
+            try:
+                for turn in range(4):
+                    replica = turn % 2
+                    held.begin(site.webs[replica])
+                    until(lambda turn=turn: sum(len(one.held) for one in site.servers.all) == turn + 1, "it is held")
+
+                    def seen(turn: int = turn) -> bool:
+                        """Have both replicas heard of all of them? Their explanations name the loads."""
+                        return all(_loads(admin) == turn + 1 for admin in site.admins)
+
+                    until(seen, "both replicas know")
+                assert sorted(len(one.held) for one in site.servers.all) == [1, 1, 1, 1]
+            finally:
+                held.end()
+
+
+def _loads(admin: Admin) -> int:
+    """Requests in flight over the fleet, as a replica sees it."""
+    return sum(one["in_flight"] for one in admin.get("/api/v1/explain/app?key=nobody")["candidates"])
