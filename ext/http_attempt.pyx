@@ -44,7 +44,7 @@ from fastroute._core.http_reading cimport (
 from fastroute._core.http_sticky cimport FR_FROM_INSERT
 from fastroute._core.http_route cimport Route
 from fastroute._core.http_routes cimport Networks, fr_network
-from fastroute._core.http_terms cimport Terms
+from fastroute._core.http_terms cimport Terms, plain_address
 from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Upstream
 from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear, fr_out_free, fr_out_put
 from fastroute._core.selection cimport Selection, make_selection
@@ -93,6 +93,22 @@ cdef class Attempt(Reading):
 
     def __dealloc__(self):
         fr_out_free(&self.gathered)
+
+    cdef bint know_peer(self) except -1:
+        name = self.source if self.source is not None else self.transport.get_extra_info("peername")
+        text = plain_address(name[0]) if isinstance(name, tuple) else "unix:"
+        self.peer = self.client = text.encode("ascii", "replace")
+        self.trusted = self.terms.trusts is not None and self.terms.trusts(text)
+        return isinstance(name, tuple)
+
+    def addresses(self):
+        """(address, port) of the client, and of where it connected to; None each where there is none."""
+        if self.source is not None:
+            return self.source, self.destination
+        ends = [None, None]
+        if self.transport is not None:
+            ends = [self.transport.get_extra_info(name) for name in ("peername", "sockname")]
+        return tuple([end[:2] if isinstance(end, tuple) else None for end in ends])
 
     cdef void answer(self, int status, bint end) noexcept:
         pass

@@ -66,7 +66,6 @@ cdef class Relay(Terms):
 
     def __init__(self, *args, **named):
         Terms.__init__(self, *args, **named)
-        self.connections, self.clients = set(), {}
         cdef Route route
         cdef bint rated = False
         for route in (self.route, *self.targets):
@@ -78,25 +77,11 @@ cdef class Relay(Terms):
         """A Downstream for one new connection: what create_server takes as its factory."""
         return Downstream(self)
 
-    def turns_away(self, address, Py_ssize_t waiting, Py_ssize_t of_address):
-        """Is there no place for one more connection? Then it is counted as over the limit.
-
-        Args:
-            address: of the peer, as text; None: it has none.
-            waiting, of_address: connections accepted but not made yet, in all and from there.
-        """
-        if self.connections_max and len(self.connections) + waiting >= self.connections_max:
-            self.engine.counts.limit_connections += 1
-            return True
-        if not self.connections_per_client or address is None:
-            return False
-        text = _plain(address)
-        if self.trusts is not None and self.trusts(text):
-            return False
-        if self.clients.get(text.encode("ascii", "replace"), 0) + of_address >= self.connections_per_client:
-            self.engine.counts.limit_connections_per_client += 1
-            return True
-        return False
+    def make_for(self, source, destination):
+        """Likewise, for a client whose addresses a proxy in front told: (address, port) each, or None."""
+        cdef Downstream one = Downstream(self)
+        one.source, one.destination = source, destination
+        return one
 
     def close_idle(self):
         """Close the connections that carry no request."""
@@ -116,13 +101,6 @@ cdef class Relay(Terms):
         """Close every connection now."""
         for downstream in list(self.connections):
             (<Downstream>downstream).abort(False)
-
-
-cdef str _plain(str address):
-    """An address as it is forwarded and counted: IPv4 as such, no zone."""
-    if address.startswith("::ffff:"):
-        address = address[7:]
-    return address.partition("%")[0]
 
 
 cdef class Downstream(Attempt):
@@ -503,15 +481,12 @@ cdef class Downstream(Attempt):
         self.engine.counts.downstream_connections += 1
         relay.gauges.open += 1
         relay.connections.add(self)
-        name = transport.get_extra_info("peername")
-        text = _plain(name[0]) if isinstance(name, tuple) else "unix:"
-        self.peer = self.client = text.encode("ascii", "replace")
-        self.trusted = relay.trusts is not None and relay.trusts(text)
+        has_address = self.know_peer()
         self.keep = self.client_keeps = self.request_complete = True
         if relay.connections_max and <uint32_t>len(relay.connections) > relay.connections_max:
             self.engine.counts.limit_connections += 1
             self.answer(503, True)
-        elif relay.connections_per_client and not self.trusted and isinstance(name, tuple):  # a unix socket's have no address
+        elif relay.connections_per_client and not self.trusted and has_address:  # a unix socket's have no address
             open_count = relay.clients.get(self.peer, 0) + 1
             relay.clients[self.peer] = open_count
             self.counted = True

@@ -60,6 +60,7 @@ cdef class Terms:
         self.pages = dict(pages or {})
         self.row = row
         self.gauges = &self.own_gauges if row is None else row.listener(column)
+        self.connections, self.clients = set(), {}
 
     cdef Route route_of(self, const uint8_t *data, const fr_head *head, bytes client):
         cdef long target = self.table.find_target(data + head.authority_at, head.authority_size, data + head.path_at, head.path_size,
@@ -67,3 +68,29 @@ cdef class Terms:
         if target < 0 or target >= len(self.targets):
             return self.route
         return <Route>PyTuple_GET_ITEM(self.targets, target)
+
+    def turns_away(self, address, Py_ssize_t waiting, Py_ssize_t of_address):
+        """Is there no place for one more connection? Then it is counted as over the limit.
+
+        Args:
+            address: of the peer, as text; None: it has none.
+            waiting, of_address: connections accepted but not made yet, in all and from there.
+        """
+        if self.connections_max and len(self.connections) + waiting >= self.connections_max:
+            self.engine.counts.limit_connections += 1
+            return True
+        if not self.connections_per_client or address is None:
+            return False
+        text = plain_address(address)
+        if self.trusts is not None and self.trusts(text):
+            return False
+        if self.clients.get(text.encode("ascii", "replace"), 0) + of_address >= self.connections_per_client:
+            self.engine.counts.limit_connections_per_client += 1
+            return True
+        return False
+
+
+cdef str plain_address(str address):
+    if address.startswith("::ffff:"):
+        address = address[7:]
+    return address.partition("%")[0]

@@ -150,6 +150,31 @@ cdef class Upstream(Wire):
         except Exception:
             self._fail(FR_FAIL_BODY)
 
+    def expect_tunnel(self):
+        """This connection carries bytes, not requests: what the server sends first waits for begin_tunnel()."""
+        self.state = STATE_TUNNEL
+
+    cdef void begin_tunnel(self, Sink sink) noexcept:
+        self.sink = sink
+        self.request_complete = True
+        self.arm(self.line.lines.renew_ms)
+        if self.kept.size:
+            sink.on_body(self.kept.data, self.kept.size, None)
+            fr_out_clear(&self.kept)
+        if self.closed:
+            return
+        if self.eof:
+            sink.on_half_close()
+        elif not sink.writing_paused:
+            self.unhold()
+
+    cdef int pass_on(self, bytes data) noexcept:
+        return self.put_bytes(data)
+
+    cdef void cut_off(self) noexcept:
+        self.sink = None
+        self.abort(True)
+
     cdef void let_go(self) noexcept:
         self.sink = None
         self.close()
@@ -306,10 +331,14 @@ cdef class Upstream(Wire):
     def data_received(self, data):
         if self.closed:
             return
-        if self.sink is None:
-            self.abort(False)
-            return
         cdef bytes whole = <bytes>data if type(data) is bytes else bytes(data)
+        if self.sink is None:
+            if self.state != STATE_TUNNEL:
+                self.abort(False)
+                return
+            fr_out_put(&self.kept, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole))
+            self.hold()
+            return
         if self.kept.size:
             fr_out_put(&self.kept, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole))
             if self.kept.failed:
@@ -322,7 +351,7 @@ cdef class Upstream(Wire):
     def eof_received(self):
         self.eof = True
         if self.sink is None or self.closed:
-            return None
+            return True if self.state == STATE_TUNNEL and not self.closed and not self.tls else None
         if self.state == STATE_TUNNEL:
             self.sink.on_half_close()
             return None if self.closed or self.tls else True
@@ -408,7 +437,7 @@ cdef class ServerLine:
         return None
 
     cdef void give(self, Upstream upstream) noexcept:
-        if len(self.idle) >= self.idle_max or self.lines.engine.draining or self.server is None:
+        if len(self.idle) >= self.idle_max or self.lines.engine.draining or self.server is None or not self.lines.keeps:
             upstream.close()
             return
         self.idle.append(upstream)
@@ -454,11 +483,12 @@ cdef class Lines:
         min_rate_bytes, min_rate_grace_s: how many bytes per second an answer's body must bring, over windows of the grace;
             0: any number.
         renew_s: how often the binding of an open tunnel is renewed; 0: never.
+        keeps: a connection carries one exchange after the other; False: one, since it begins with its client's address.
         tally: where requests are counted for others to read; None: nobody reads them.
     """
 
     def __init__(self, Engine engine, Pool pool, TokenCodec codec, *, response_head_bytes, response_s, idle_s, pending,
-                 retry_ratio=1.0, consecutive=0, renew_s=0, min_rate_bytes=0, min_rate_grace_s=0, Tally tally=None):
+                 retry_ratio=1.0, consecutive=0, renew_s=0, min_rate_bytes=0, min_rate_grace_s=0, keeps=True, Tally tally=None):
         self.engine, self.pool, self.codec = engine, pool, codec
         self.limits.request_line_bytes = self.limits.head_bytes = response_head_bytes
         self.limits.fields = 256
@@ -468,6 +498,7 @@ cdef class Lines:
         self.renew_ms = <uint64_t>(renew_s * 1000)
         self.rate_bytes, self.rate_grace_ms = min_rate_bytes, <uint64_t>(min_rate_grace_s * 1000)
         self.by_slot = []
+        self.keeps = keeps
         self.tally = tally
         self.counted = &self.own_counted if tally is None else tally.pool_cell()
 

@@ -149,6 +149,11 @@ cdef class Engine:
         self.counts.handshakes += ok
         self.counts.handshakes_failed += not ok
 
+    def count_proxy_header(self, bint ok):
+        """A connection has said whose it is (PROXY protocol), or was refused for not saying so."""
+        self.counts.proxy_headers += ok
+        self.counts.proxy_headers_refused += not ok
+
     @property
     def upstream_open(self):
         """Connections to servers that are open now."""
@@ -207,6 +212,7 @@ cdef dict _named(const fr_counts *c, const fr_counts *living):
         "upstream_reused": c.upstream_reused,
         "upstream_open": living.upstream_open,
         "handshakes": {"ok": c.handshakes, "failed": c.handshakes_failed},
+        "proxy_headers": {"ok": c.proxy_headers, "refused": c.proxy_headers_refused},
     }
 
 

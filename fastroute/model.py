@@ -55,6 +55,11 @@ def parse_address(address: str) -> tuple[str, int] | str:
     raise UsageError(f"address {address!r}: accepted are host:port, [v6]:port (port 1-65535) and unix:PATH")
 
 
+def is_inherited(bind: str) -> bool:
+    """Whether a listener's bind names sockets that the process is started with: "fd:3", "systemd:NAME"."""
+    return bind.startswith(("fd:", "systemd:"))
+
+
 def parse_duration_s(value: object, *, name: str = "duration") -> float:
     """Seconds from a number of seconds or from "50ms", "30s", "30m", "12h", "7d".
 

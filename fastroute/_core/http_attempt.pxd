@@ -11,6 +11,8 @@ from fastroute._core.http_wire cimport fr_out
 cdef class Attempt(Reading):
     cdef bytes peer                     # address as text
     cdef bytes client                   # of the present request's client: the peer's, or whom a trusted peer speaks for
+    cdef object source, destination     # (address, port) that a proxy in front told, or None
+    cdef readonly bint raw              # no request: bytes as they come
     cdef bint trusted                   # its forwarded fields count
     cdef bint keep                      # the connection goes on after this answer
     cdef bint client_keeps              # the client expects it to
@@ -53,6 +55,8 @@ cdef class Attempt(Reading):
     cdef void _name(self, const uint8_t *data, const fr_head *head) noexcept
     # What rules say may be put into fields; server and reason only once they are known.
     cdef void fill_values(self, fr_text *values) noexcept
+    # Set peer and trusted; whether it has an address.
+    cdef bint know_peer(self) except -1
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
     cdef bint _wait(self, int phase) noexcept
     cdef void _gather(self) noexcept

@@ -25,8 +25,7 @@ cdef extern from "fr_forward.h" nogil:
 
 @cython.final
 cdef class Relay(Terms):
-    cdef readonly set connections       # open Downstreams
-    cdef dict clients                   # address -> open connections
+    pass
 
 @cython.final
 cdef class Downstream(Attempt):

@@ -25,8 +25,13 @@ cdef class Terms:
     cdef dict pages                     # status -> Page
     cdef bint debug
     cdef bint tls                       # clients came over TLS
+    cdef readonly set connections       # open ones
+    cdef dict clients                   # address -> open connections
     cdef fr_board_listener *gauges      # own_gauges, or in a board's row
     cdef fr_board_listener own_gauges
     cdef Row row                        # keeps the board
     # The route that takes this request. Uses the engine's scratch buffer.
     cdef Route route_of(self, const uint8_t *data, const fr_head *head, bytes client)
+
+# An address as it is forwarded and counted: IPv4 as such, no zone.
+cdef str plain_address(str address)

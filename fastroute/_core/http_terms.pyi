@@ -1,4 +1,5 @@
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from typing_extensions import disjoint_base
 
@@ -29,6 +30,9 @@ class Terms:
         row: Row | None = None,
         column: int = 0,
     ) -> None: ...
+    @property
+    def connections(self) -> set[Any]: ...
+    def turns_away(self, address: str | None, waiting: int, of_address: int) -> bool: ...
     @property
     def engine(self) -> Engine: ...
     @property

@@ -58,6 +58,12 @@ cdef class Upstream(Wire):
     cdef int peek_fd                    # to look whether the server has closed it; -1: there is none
     cdef bint is_head, reused, keep_alive, request_complete, got_bytes
     cdef bint deaf                      # a send failed: the server takes no more of the request
+    # Carry bytes from now on; what the server sent before is passed on at once. After expect_tunnel().
+    cdef void begin_tunnel(self, Sink sink) noexcept
+    # In a tunnel: bytes for the server.
+    cdef int pass_on(self, bytes data) noexcept
+    # In a tunnel: the client broke off; the server sees a reset.
+    cdef void cut_off(self) noexcept
     # Start an exchange. -1: the connection was found dead and nothing was sent.
     cdef int begin(self, Sink sink, bytes request, bint is_head, bint request_complete) noexcept
     # More bytes of the request as they go on the wire; last: these were the last ones.
@@ -102,6 +108,7 @@ cdef class Lines:
     cdef fr_head_limits limits
     cdef uint64_t response_ms, idle_ms
     cdef uint64_t rate_bytes, rate_grace_ms # least bytes per second of an answer; 0: none
+    cdef bint keeps                     # connections carry one exchange after the other
     cdef uint64_t renew_ms              # between two signs of life of a tunnel; 0: none wanted
     cdef list by_slot
     cdef readonly int pending           # requests that wait for a connection or for a decision

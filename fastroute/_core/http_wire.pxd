@@ -84,6 +84,8 @@ ctypedef struct fr_counts:
     uint64_t upstream_open              # open now
     uint64_t handshakes                 # of clients, over TLS
     uint64_t handshakes_failed
+    uint64_t proxy_headers              # connections that said whose they are
+    uint64_t proxy_headers_refused
 
 @cython.final
 cdef class Engine:

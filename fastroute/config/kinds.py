@@ -26,6 +26,7 @@ DURATION_MAX_S = 30 * 86400.0
 """Longest time limit: memcached reads longer ones as a date (protocol.txt, "Expiration times")."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
+_INHERITED = re.compile(r"(?:fd:(?:[3-9]|[1-9]\d{1,6})|systemd:[^\x00-\x20\x7f:]{1,255})\Z", re.ASCII)
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 
 
@@ -251,8 +252,8 @@ class Address(Kind):
 
     def convert(self, value: Any) -> str:
         if isinstance(value, str):
-            if value.startswith("fd:"):
-                raise Mistake(f"{quote(value)}: inherited sockets {ARE_NOT_YET}; accepted: {self.accepted}", whole=True)
+            if value.startswith("fd:"):  # which would be a host
+                raise Mistake(self.accepted)
             try:
                 parsed = parse_address(value)
                 if isinstance(parsed, tuple) and ":" in parsed[0]:
@@ -263,6 +264,22 @@ class Address(Kind):
             except ValueError:
                 pass
         raise Mistake(self.accepted)
+
+
+class Bind(Address):
+    """Where a listener listens: an address, or sockets that the process is started with."""
+
+    accepted = (
+        '"host:port", "[v6]:port" (port 1-65535), "unix:PATH", "fd:3" (an inherited socket) or "systemd:NAME" '
+        "(those of a socket unit with FileDescriptorName=NAME)"
+    )
+
+    def convert(self, value: Any) -> str:
+        if isinstance(value, str) and _INHERITED.match(value):
+            return value
+        if isinstance(value, str) and value.startswith(("fd:", "systemd:")):
+            raise Mistake(self.accepted)
+        return super().convert(value)
 
 
 @dataclass(frozen=True)
@@ -421,7 +438,7 @@ class Rule(Kind):
             return KeyRule(rules[0].kind, rules[0].name, tuple(rules[1:]))
         if not isinstance(value, str) or (self.insert and value in ("path", "url")):
             raise Mistake(self.accepted)
-        if value not in ("path", "url", "client-ip") and not value.startswith("client-ip/"):
+        if value not in ("path", "url", "client-ip", "sni") and not value.startswith("client-ip/"):
             source, colon, _ = value.partition(":")
             if not colon or source not in ("cookie", "header", "query", "path-param", "json"):
                 raise Mistake(self.accepted)
@@ -492,7 +509,6 @@ class Later:
 
 
 NOT_YET = "is not available in this version yet"
-ARE_NOT_YET = "are not available in this version yet"
 
 
 def quote(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from fastroute.config import rules
-from fastroute.config.kinds import Address, ListOf, Mistake, build, quote
+from fastroute.config.kinds import Address, Bind, ListOf, Mistake, build, quote
 from fastroute.config.locate import Path, line_of
 from fastroute.config.pages import read_pages
 from fastroute.config.schema import AdminConfig, Config, Secret, ZoneConfig
@@ -212,7 +212,7 @@ def _rebind(config: Config, binds: Mapping[str, Sequence[str]], admin: str | Non
             known = ", ".join(listeners) or "none"
             raise UsageError(f"--bind {name}=...: no listener {name!r} is configured; configured are: {known}")
         try:
-            several = ListOf(Address(), minimum=1).convert(list(addresses))
+            several = ListOf(Bind(), minimum=1).convert(list(addresses))
         except Mistake as mistake:
             raise UsageError(f"--bind {name}=...: {mistake.message}") from None
         listeners[name] = msgspec.structs.replace(listeners[name], bind=several)

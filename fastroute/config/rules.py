@@ -17,7 +17,7 @@ from fastroute.config.rules_health import health_mistakes, health_warnings
 from fastroute.config.schema import Config, FieldsConfig, ListenerConfig, PoolConfig, RouteConfig, StoreConfig
 from fastroute.config.tls import tls_mistakes
 from fastroute.errors import UsageError
-from fastroute.model import Server, parse_address
+from fastroute.model import Server, is_inherited, parse_address
 from fastroute.routing.keys import ACCEPTED
 
 TOKEN_BYTES_FEW = 16
@@ -41,6 +41,9 @@ def mistakes(config: Config) -> Iterator[Finding]:
     for name, pool in config.pools.items():
         for path, message in _pool_mistakes(pool):
             yield ("pools", name, *path), message
+    for name, listener in config.listeners.items():
+        for path, message in _listener_mistakes(listener, config):
+            yield ("listeners", name, *path), message
     for section, many in (("listeners", config.listeners), ("pools", config.pools)):
         for name, one in many.items():
             for path, message in tls_mistakes(one.tls) if one.tls is not None else ():
@@ -120,6 +123,39 @@ def _admin_mistakes(config: Config) -> Iterator[Finding]:
                     f"bind {quote(admin.bind)} is that of listener {quote(name)} too; accepted: an address of its own"
                 )
                 yield ("admin", "bind"), message
+
+
+def _listener_mistakes(listener: ListenerConfig, config: Config) -> Iterator[Finding]:
+    reachable = any(not bind.startswith("unix:") for bind in listener.bind)
+    if listener.proxy_protocol and not listener.trusted_proxies and reachable:
+        message = (
+            "proxy_protocol = true without trusted_proxies: nobody's header would count; accepted: the networks of the "
+            'proxies in front, such as trusted_proxies = ["10.0.0.0/8"]'
+        )
+        yield ("proxy_protocol",), message
+    if listener.protocol == "tcp" and (listener.routes or not listener.pool):
+        message = 'protocol = "tcp": a connection has no host and no path; accepted: pool = "NAME", and no routes'
+        yield ("routes" if listener.routes else "protocol",), message
+        return
+    for name in dict.fromkeys([listener.pool, *(route.pool for route in listener.routes)]):
+        pool = config.pools.get(name)
+        if pool is not None and pool.affinity_key is not None:
+            yield from _key_mistakes(listener.protocol, name, pool)
+
+
+def _key_mistakes(protocol: str, name: str, pool: PoolConfig) -> Iterator[Finding]:
+    """A pool whose key is of the other protocol."""
+    assert pool.affinity_key is not None
+    kinds = [one.kind for one in pool.affinity_key.each]
+    shown = f"pool {quote(name)} has {'sticky.on' if pool.sticky else 'key'} = {quote(written(pool.affinity_key))}"
+    if protocol == "tcp" and any(kind not in ("client-ip", "sni") for kind in kinds):
+        message = (
+            f'protocol = "tcp", and {shown}, which is of HTTP; accepted: "client-ip", "client-ip/24", '
+            '"client-ip/24,64", "sni", or a list of these'
+        )
+        yield ("protocol",), message
+    elif protocol == "http" and "sni" in kinds:
+        yield ("pool",), f'protocol = "http", and {shown}; accepted: "sni" with protocol = "tcp" only'
 
 
 def _store_mistakes(store: StoreConfig) -> Iterator[Finding]:
@@ -238,6 +274,8 @@ def _binds(config: Config) -> Iterator[Finding]:
 
 
 def _overlap(one: str, other: str) -> bool:
+    if is_inherited(one) or is_inherited(other):
+        return one == other
     a, b = parse_address(one), parse_address(other)
     if isinstance(a, str) or isinstance(b, str):
         return isinstance(a, str) and isinstance(b, str) and _same_path(a, b)
@@ -267,6 +305,8 @@ def points_to_itself(bind: str, server: str) -> bool:
 
     Names other than localhost and this machine's own are not looked up: reading a file must not wait for DNS.
     """
+    if is_inherited(bind):  # where it listens is not known before it is there
+        return False
     listener, target = parse_address(bind), parse_address(server)
     if isinstance(listener, str) or isinstance(target, str):
         return isinstance(listener, str) and isinstance(target, str) and _same_path(listener, target)

@@ -18,6 +18,7 @@ from fastroute._core.pool_arguments import POLICIES, POLICIES_PLANNED, RINGS
 from fastroute.config.fields import IN_REQUESTS, IN_RESPONSES, FieldName, FieldTexts, RequestIdName
 from fastroute.config.kinds import (
     Address,
+    Bind,
     Choice,
     Domain,
     Duration,
@@ -210,13 +211,14 @@ class RouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[listeners.NAME]: where clients connect."""
 
-    bind: Annotated[tuple[str, ...], ListOf(Address(), single=True, minimum=1, maximum=64)]
-    protocol: Annotated[str, Choice(("http",), later=("tcp",))] = "http"
+    bind: Annotated[tuple[str, ...], ListOf(Bind(), single=True, minimum=1, maximum=64)]
+    protocol: Annotated[str, Choice(("http", "tcp"))] = "http"
     pool: Annotated[str, Name()] = ""
     """Of requests that no route takes; "": they are answered with 404."""
     routes: Annotated[tuple[RouteConfig, ...], ListOf(Section(RouteConfig))] = ()
     trusted_proxies: Annotated[tuple[str, ...], ListOf(Network())] = ()
-    proxy_protocol: Annotated[bool, Later((False,)), Flag()] = False
+    proxy_protocol: Annotated[bool, Flag()] = False
+    """Connections begin with a PROXY header, version 1 or 2, of one of trusted_proxies; all others are closed."""
     tls: Annotated[ListenerTls | None, Section(ListenerTls)] = None
     """Clients speak TLS; nothing else is understood."""
     request_headers: Annotated[RequestFields, Section(RequestFields)] = RequestFields()
@@ -380,6 +382,8 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Servers speak TLS."""
     request_headers: Annotated[RequestFields, Section(RequestFields)] = RequestFields()
     response_headers: Annotated[ResponseFields, Section(ResponseFields)] = ResponseFields()
+    send_proxy: Annotated[str, Choice(("off", "v1", "v2"))] = "off"
+    """Connections to servers begin with a PROXY header that names the client; each carries one request."""
     timeouts: Annotated[PoolTimeouts, Section(PoolTimeouts)] = PoolTimeouts()
     limits: Annotated[PoolLimits, Section(PoolLimits)] = PoolLimits()
     retry: Annotated[RetryConfig, Section(RetryConfig)] = RetryConfig()

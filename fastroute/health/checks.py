@@ -45,6 +45,7 @@ class CheckSpec:
         command: program and arguments; {address}, {host}, {port}, {server}, {pool} stand for the server's.
         timeout_s: of all of it.
         tls: context for "tls" and, if given, for "http"; tls_name: the name to verify, "" for the host asked.
+        begin: sent before everything else, TLS included: a PROXY header that speaks of nobody. Not to another `port`.
     """
 
     kind: str = "tcp"
@@ -58,6 +59,7 @@ class CheckSpec:
     timeout_s: float = 1.0
     tls: ssl.SSLContext | None = None
     tls_name: str = ""
+    begin: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,16 @@ async def _connect(spec: CheckSpec, where: tuple[str, int] | str) -> tuple[async
     tls = spec.tls
     if tls is None and spec.kind == "tls":
         tls = ssl.create_default_context()
+    if spec.begin and not spec.port:
+        if isinstance(where, str):
+            reader, writer = await asyncio.open_unix_connection(where, limit=HEAD_BYTES_MAX)
+        else:
+            reader, writer = await asyncio.open_connection(*where, limit=HEAD_BYTES_MAX)
+        writer.write(spec.begin)
+        if tls is not None:
+            name = spec.tls_name or ("localhost" if isinstance(where, str) else where[0])
+            await writer.start_tls(tls, server_hostname=name)
+        return reader, writer
     if isinstance(where, str):
         if tls is None:
             return await asyncio.open_unix_connection(where, limit=HEAD_BYTES_MAX)

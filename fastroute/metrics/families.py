@@ -177,6 +177,9 @@ def _replica(out: Page, figures: Figures) -> None:
     out.family("fastroute_tls_handshakes_total", "counter", "Clients' TLS handshakes, by outcome.")
     for outcome, count in engine["handshakes"].items():
         out.sample(count, outcome=outcome)
+    out.family("fastroute_proxy_headers_total", "counter", "Connections at listeners with proxy_protocol, by outcome.")
+    for outcome, count in engine["proxy_headers"].items():
+        out.sample(count, outcome=outcome)
     out.family("fastroute_responses_truncated_total", "counter", "Responses cut off because the server failed midway.")
     out.sample(engine["truncated"])
     out.family("fastroute_upstream_connections", "gauge", "Connections to servers that are open.")

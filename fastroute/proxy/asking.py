@@ -20,6 +20,7 @@ from fastroute.health.checks import CheckSpec, Outcome, run_check
 from fastroute.health.content import digest_of
 from fastroute.health.life import boot_of
 from fastroute.health.state import heaviness
+from fastroute.proxy.proxy_protocol import format_header
 from fastroute.proxy.tls import upstream_context
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def _specs_of(of: PoolConfig) -> tuple[CheckSpec, CheckSpec | None, tuple[CheckS
     health, join, content = of.health, of.on_join, of.content
     assert health is not None
     context = upstream_context(of.tls) if of.tls is not None else None
+    begin = b"" if of.send_proxy == "off" else format_header(of.send_proxy, None, None)
     name = of.tls.server_name if of.tls is not None else ""
     check = CheckSpec(
         kind=health.check,
@@ -204,14 +206,15 @@ def _specs_of(of: PoolConfig) -> tuple[CheckSpec, CheckSpec | None, tuple[CheckS
         timeout_s=health.timeout_s,
         tls=context if health.check in ("tls", "http") else None,
         tls_name=name,
+        begin=begin,
     )
     hook = None
     if join is not None and join.command:
         hook = CheckSpec("command", command=join.command, timeout_s=join.timeout_s)
     elif join is not None:
-        hook = _page(join.path, join.timeout_s, health.host, (200, 299), context, name)
+        hook = _page(join.path, join.timeout_s, health.host, (200, 299), context, name, begin)
     pages = tuple(
-        _page(path, content.timeout_s, health.host, (100, 599), context, name)
+        _page(path, content.timeout_s, health.host, (100, 599), context, name, begin)
         for path in (content.paths if content is not None else ())
         if content is not None
     )
@@ -219,10 +222,24 @@ def _specs_of(of: PoolConfig) -> tuple[CheckSpec, CheckSpec | None, tuple[CheckS
 
 
 def _page(
-    path: str, timeout_s: float, host: str, expect: tuple[int, ...], tls: ssl.SSLContext | None, name: str
+    path: str,
+    timeout_s: float,
+    host: str,
+    expect: tuple[int, ...],
+    tls: ssl.SSLContext | None,
+    name: str,
+    begin: bytes,
 ) -> CheckSpec:
     return CheckSpec(
-        "http", path=path, method="GET", host=host, expect=expect, timeout_s=timeout_s, tls=tls, tls_name=name
+        "http",
+        path=path,
+        method="GET",
+        host=host,
+        expect=expect,
+        timeout_s=timeout_s,
+        tls=tls,
+        tls_name=name,
+        begin=begin,
     )
 
 

@@ -257,6 +257,7 @@ async def _open_pool(
         min_rate_bytes=of.limits.min_rate_bytes,
         min_rate_grace_s=of.timeouts.min_rate_grace_s,
         renew_s=of.sticky.ttl_s / 4 if of.sticky else 0,
+        keeps=of.send_proxy == "off",
         tally=tally,
     )
     waiting = Waiting(engine, pool, time_s=of.limits.pending_time_s)
@@ -280,7 +281,7 @@ async def _open_pool(
         connect_s=of.timeouts.connect_s,
         at_once=at_once,
         outliers=outliers,
-        reach=Reach(upstream_context(of.tls), of.tls.server_name) if of.tls else Reach(),
+        reach=Reach(upstream_context(of.tls) if of.tls else None, of.tls.server_name if of.tls else "", of.send_proxy),
         standing=standing,
     )
     parts.stack.push_async_callback(slow.aclose)

@@ -192,7 +192,8 @@ class SlowPath:
     async def _connect(self, request: Attempt, epoch: int, line: ServerLine) -> None:
         self._lines.count_connect()
         try:
-            upstream = await open_upstream(line, self._connect_s, self._reach)
+            about = request.addresses() if self._reach.send_proxy != "off" else None
+            upstream = await open_upstream(line, self._connect_s, self._reach, about=about, raw=request.raw)
         except ConnectError as error:
             self._lines.count_connect_failure(isinstance(error, ConnectTimeout))
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in OWN_ERRORS:

@@ -11,6 +11,8 @@ import sys
 from typing import Any
 
 from fastroute._core.http_relay import Relay
+from fastroute._core.http_routes import Networks
+from fastroute._core.tcp_relay import TcpRelay
 from fastroute.config.schema import ListenerConfig
 from fastroute.proxy.door import Door
 from fastroute.proxy.sockets import BACKLOG
@@ -29,7 +31,9 @@ class Listener:
         config: whether its connections begin with a handshake.
     """
 
-    def __init__(self, name: str, relay: Relay, sockets: list[socket.socket], config: ListenerConfig) -> None:
+    def __init__(
+        self, name: str, relay: Relay | TcpRelay, sockets: list[socket.socket], config: ListenerConfig
+    ) -> None:
         self.name, self.relay = name, relay
         self._sockets, self._config = sockets, config
         self._servers: list[asyncio.AbstractServer] = []
@@ -45,6 +49,8 @@ class Listener:
         found: list[tuple[str, int] | str] = []
         for one in self._sockets:
             name = one.getsockname()
+            if isinstance(name, bytes):  # abstract
+                name = "@" + name[1:].decode("utf-8", "replace")
             found.append(name if isinstance(name, str) else (name[0], name[1]))
         return found
 
@@ -52,7 +58,7 @@ class Listener:
         """Accept from now on."""
         loop = asyncio.get_running_loop()
         for one in self._sockets:
-            if self._config.tls is not None:
+            if self._config.tls is not None or self._config.proxy_protocol:
                 self._doors.append(self._door(one))
                 self._doors[-1].open()
                 continue
@@ -66,13 +72,13 @@ class Listener:
             self._servers.append(server)
 
     def _door(self, one: socket.socket) -> Door:
-        assert self._config.tls is not None
+        of = self._config
         return Door(
             one,
-            self.relay.make,
-            self.relay.turns_away,
-            context=downstream_context(self._config.tls, http=self._config.protocol == "http"),
-            limit_s=self._config.timeouts.head_s,
+            self.relay,
+            context=downstream_context(of.tls, http=of.protocol == "http") if of.tls is not None else None,
+            trusts=Networks(of.trusted_proxies) if of.proxy_protocol else None,
+            limit_s=of.timeouts.head_s,
             counts=self.relay.engine,
         )
 

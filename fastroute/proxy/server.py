@@ -27,6 +27,7 @@ from fastroute.proxy.keeper import Keeper, keeps_anything
 from fastroute.proxy.listener import Listener
 from fastroute.proxy.seat import Seat, own_seat
 from fastroute.proxy.sockets import lend, open_sockets
+from fastroute.proxy.tcp import make_tcp_relay
 
 __all__ = ["Proxy"]
 
@@ -93,7 +94,8 @@ class Proxy:
             engine.start(asyncio.get_running_loop())
             for name, listener in self._config.listeners.items():
                 column = self._seat.columns.listeners[name]
-                relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, column)
+                make = make_tcp_relay if listener.protocol == "tcp" else make_relay
+                relay = make(self._config, name, self._parts.pools, engine, self._seat, column)
                 self._listeners.append(Listener(name, relay, list(sockets[name]), listener))
             for ready in self._listeners:
                 await ready.start()

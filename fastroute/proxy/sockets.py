@@ -1,7 +1,8 @@
 """The listening sockets of a replica: bound and owned by the supervisor, lent to the workers.
 
 One TCP socket per worker and address (SO_REUSEPORT), so that the kernel spreads connections and a worker's queue
-survives the worker: its replacement gets the same socket. A unix socket is one, shared by all workers.
+survives the worker: its replacement gets the same socket. A unix socket is one, shared by all workers; so is one that
+was inherited ("fd:3", "systemd:NAME"), which belongs to whoever opened it: it is not bound, and its path not removed.
 
 Rules of this file:
 - The first socket of an address is bound without SO_REUSEPORT, which is set afterwards: a port that any other program
@@ -20,13 +21,18 @@ import stat
 
 from fastroute.config.schema import Config
 from fastroute.errors import FastrouteError
-from fastroute.model import parse_address
+from fastroute.model import is_inherited, parse_address
+from fastroute.proxy.systemd import handed_over
 
 BACKLOG = 4096
 """Connections that wait for accept; Linux's net.core.somaxconn since 5.4, which caps it anyway."""
 
 Sockets = dict[str, list[socket.socket]]
 """Address as written -> its sockets."""
+
+
+class Inherited(socket.socket):
+    """A socket that this process was started with."""
 
 
 class BindError(FastrouteError):
@@ -51,6 +57,12 @@ def open_sockets(config: Config, held: Sockets | None = None) -> Sockets:
         for name, listener in config.listeners.items():
             for address in listener.bind:
                 have = list(held.get(address, ()))
+                if is_inherited(address):
+                    if not have:
+                        have += _inherit(name, address)
+                        opened += have
+                    sockets[address] = have
+                    continue
                 wanted = 1 if isinstance(parse_address(address), str) else config.workers
                 while len(have) < wanted:
                     fresh = _open(name, address, share=bool(have))
@@ -79,7 +91,7 @@ def lend(config: Config, sockets: Sockets, index: int) -> dict[str, list[socket.
     for name, listener in config.listeners.items():
         own: list[socket.socket] = []
         for address in listener.bind:
-            shared = sockets[address][0].family == socket.AF_UNIX
+            shared = sockets[address][0].family == socket.AF_UNIX or isinstance(sockets[address][0], Inherited)
             own += sockets[address] if shared else sockets[address][index :: config.workers]
         lent[name] = own
     return lent
@@ -96,10 +108,45 @@ def close_dropped(held: Sockets, kept: Sockets) -> None:
 
 def close_socket(one: socket.socket) -> None:
     """Close a listening socket; a unix socket's path goes with it."""
-    if one.family == socket.AF_UNIX:
+    if one.family == socket.AF_UNIX and not isinstance(one, Inherited):
         with contextlib.suppress(OSError):
             os.unlink(one.getsockname())
     one.close()
+
+
+def _inherit(name: str, address: str) -> list[Inherited]:
+    """Descriptors of our own for the sockets that `address` names: the first ones stay open, for a later reload."""
+    if address.startswith("fd:"):
+        numbers = [int(address[3:])]
+    else:
+        of_name = handed_over()
+        numbers = of_name.get(address.removeprefix("systemd:"), [])
+        if not numbers:
+            known = ", ".join(sorted(of_name)) or "none"
+            raise BindError(
+                f"listener {name!r} cannot use {address}: no socket of this name was handed over; "
+                f"handed over are: {known}"
+            )
+    found: list[Inherited] = []
+    try:
+        for number in numbers:
+            one = Inherited(fileno=os.dup(number))
+            found.append(one)
+            os.set_inheritable(number, False)
+            if one.type != socket.SOCK_STREAM or not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise BindError(f"listener {name!r} cannot use {address}: descriptor {number} is no listening socket")
+            one.setblocking(False)
+    except OSError as error:
+        for one in found:
+            one.close()
+        raise BindError(
+            f"listener {name!r} cannot use {address}: descriptor {number} is no socket ({error.strerror})"
+        ) from error
+    except BaseException:
+        for one in found:
+            one.close()
+        raise
+    return found
 
 
 def _open(name: str, address: str, *, share: bool) -> socket.socket:

@@ -34,6 +34,7 @@ from fastroute.fleet.presence import make_name
 from fastroute.metrics.layout import Columns, Ledger, make_board
 from fastroute.proxy.seat import Seat, has_desk
 from fastroute.proxy.sockets import Sockets, close_dropped, close_socket, lend, open_sockets
+from fastroute.proxy.systemd import Notifier
 from fastroute.proxy.tls import keep_contexts
 from fastroute.proxy.worker import READY, MakeProxy, die_with_parent, drain_s, run_worker
 
@@ -128,6 +129,7 @@ class Supervisor:
         self._announced = False
         self._reload_again = False
         self._status = 0
+        self._notifier = Notifier()
         self._selector = selectors.DefaultSelector()
         self._signals, self._signals_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._lifeline, self._lifeline_in = os.pipe2(os.O_CLOEXEC)
@@ -184,6 +186,7 @@ class Supervisor:
                 self._on_pipe(key.data)
         self._reap()
         now_s = time.monotonic()
+        self._notifier.alive(now_s)
         for generation in self._generations():
             for index in [index for index, due_s in generation.due_s.items() if due_s <= now_s]:
                 del generation.due_s[index]
@@ -213,8 +216,10 @@ class Supervisor:
 
     def _wait_s(self) -> float | None:
         times = [self._deadline_s(worker) for worker in [*self._leaving, *self._starting()]]
+        now_s = time.monotonic()
+        times += [] if (due_s := self._notifier.alive(now_s)) is None else [due_s]
         times += [due_s for generation in self._generations() for due_s in generation.due_s.values()]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        return max(0.0, min(times) - now_s) if times else None
 
     def _generations(self) -> list[_Generation]:
         return [one for one in (self._current, self._next) if one is not None]
@@ -391,6 +396,7 @@ class Supervisor:
             self._announced = True
             with contextlib.suppress(OSError):
                 print("ready", file=sys.stderr, flush=True)
+            self._notifier.ready(f"{self._current.config.workers} workers accept")
         if self._next is not None and self._next.is_ready:
             old, self._current, self._next = self._current, self._next, None
             if old is not None:
@@ -411,6 +417,7 @@ class Supervisor:
         if self._next is not None or not self._announced:
             self._reload_again = True
             return
+        self._notifier.reloading()
         try:
             loaded = self._read()
             if loaded.config == self._current.config:
@@ -434,6 +441,7 @@ class Supervisor:
     def _note_reload(self, ok: bool, text: str) -> None:
         if self._board is not None:
             self._board.note_reload(ok, text)
+        self._notifier.ready(f"reload done: {text}" if ok else f"reload refused: {text}".replace("\n", " "))
 
     def _warn(self, loaded: Loaded) -> None:
         """Log what the last configuration did not draw already."""
@@ -476,6 +484,7 @@ class Supervisor:
             self._kill_all()
             return
         self._stopping = True
+        self._notifier.stopping()
         if self._board is not None:
             self._board.stopping = True
         generations = self._generations()

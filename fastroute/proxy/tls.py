@@ -132,7 +132,6 @@ def upstream_context(tls: PoolTls) -> ssl.SSLContext:
         if not tls.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["http/1.1"])
         if tls.certificate:
             _load(context, tls.certificate, tls.key)
         found = _contexts["pool", tls] = context

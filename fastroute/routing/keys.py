@@ -2,6 +2,7 @@
 
 A rule is written as in `sticky.on`: "client-ip", "client-ip/24", "client-ip/24,64", "cookie:NAME", "header:NAME",
 "query:NAME", "path-param:NAME", "json:FIELD", or a list of them: first found. Hashes take "path" and "url" too.
+TCP listeners have "client-ip" and "sni", the server name in a TLS ClientHello.
 Rules of this file: raw bytes are keys, nothing is decoded but JSON; the first parameter of a name counts.
 """
 
@@ -28,7 +29,7 @@ V6_BITS = 64
 
 ACCEPTED = (
     '"cookie:NAME", "header:NAME", "query:NAME", "path-param:NAME", "json:FIELD", "client-ip", '
-    '"client-ip/24" or "client-ip/24,64", or a list of these: first found'
+    '"client-ip/24" or "client-ip/24,64", or a list of these: first found; with protocol = "tcp" also "sni"'
 )
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -44,7 +45,7 @@ class KeyRule:
     """One place where the key may stand.
 
     Attributes:
-        kind: "client-ip", "cookie", "header", "query", "path-param", "json", "path" or "url".
+        kind: "client-ip", "cookie", "header", "query", "path-param", "json", "sni", "path" or "url".
         name: of the cookie (case matters), the field (it does not), the parameter or member (it does); of client-ip
             the bits that count, "24,64", or "" for all.
         others: rules to try when this one finds nothing.
@@ -85,7 +86,7 @@ class KeyRule:
             return _cookie(value, self.name.encode())
         if self.kind == "client-ip":
             return _network(value.strip(b" \t"), self.name)
-        if self.kind == "header":
+        if self.kind in ("header", "sni"):
             return value.strip(b" \t")
         if self.kind == "json":
             from fastroute._core.http_sticky import json_key  # for whoever uses it
@@ -103,6 +104,7 @@ class KeyRule:
 _WHERE = {
     "cookie": "cookie",
     "client-ip": "client-ip",
+    "sni": "sni",
     "query": ":path",
     "path-param": ":path",
     "path": ":path",
@@ -123,7 +125,7 @@ def parse_rule(text: str | Sequence[str]) -> KeyRule:
             raise UsageError(f"key rule: a list of {len(rules)}; accepted are 1 to {RULES_MAX} rules")
         return KeyRule(rules[0].kind, rules[0].name, tuple(rules[1:]))
     kind, colon, name = text.partition(":")
-    if text in ("client-ip", "path", "url"):
+    if text in ("client-ip", "sni", "path", "url"):
         return KeyRule(text)
     if found := _BITS.match(text):
         v4, v6 = int(found[1]), int(found[2] or V6_BITS)

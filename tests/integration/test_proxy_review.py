@@ -121,8 +121,8 @@ async def test_a_connection_that_ends_before_it_is_used_is_a_refusal(monkeypatch
 
     async with serving(slams) as (port, _), proxying(configured([port])) as (proxy, web), client(web) as one:
 
-        async def open_late(line: ServerLine, timeout_s: float, *more: Any) -> Upstream:
-            upstream = await open_upstream(line, timeout_s, *more)
+        async def open_late(line: ServerLine, timeout_s: float, *more: Any, **named: Any) -> Upstream:
+            upstream = await open_upstream(line, timeout_s, *more, **named)
             await until(lambda: proxy.statistics()["upstream_open"] == 0, "the server hung up")
             return upstream
 

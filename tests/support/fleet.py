@@ -33,7 +33,13 @@ def free_ports(count: int) -> list[int]:
 class Process:
     """A child process with its output in a file, killed with everything it started."""
 
-    def __init__(self, arguments: list[str], log: pathlib.Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: pathlib.Path,
+        env: dict[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
@@ -42,6 +48,7 @@ class Process:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=pass_fds,
                 env={**os.environ, **(env or {})},
             )
 

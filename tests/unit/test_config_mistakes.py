@@ -116,7 +116,8 @@ MISTAKES = [
     ('bind = "0.0.0.0:8080"', "bind = []", 7, ["found an empty list"]),
     ('bind = "0.0.0.0:8080"', 'bind = "unix:"', 7, ['found "unix:"']),
     ('bind = "0.0.0.0:8080"', f'bind = "unix:/{"x" * 107}"', 7, ["107 bytes"]),
-    ('bind = "0.0.0.0:8080"', 'bind = "fd:3"', 7, ["not available in this version yet"]),
+    ('bind = "0.0.0.0:8080"', 'bind = "fd:2"', 7, ["inherited socket"]),
+    ('bind = "0.0.0.0:8080"', 'bind = "systemd:a b"', 7, ["inherited socket"]),
     ('bind = "0.0.0.0:8080"', 'bind = [\n "127.0.0.1:8080",\n "127.0.0.1:99999"]', 9, ['found "127.0.0.1:99999"']),
     ('"10.0.0.12:8080"', '"10.0.0.12"', 16, ['address: found "10.0.0.12"']),
     ('"10.0.0.12:8080"', '"http://10.0.0.12:80"', 16, ["address: found"]),
@@ -244,8 +245,6 @@ def test_secret_is_not_in_the_message_about_it(line):
 
 # Keys of later versions: named as such, never ignored. (added text, line or None for anywhere)
 LATER = [
-    ('pool = "app"', 'pool = "app"\nproxy_protocol = true'),
-    ('pool = "app"', 'pool = "app"\nprotocol = "tcp"'),
     ("[store]", "[cache]\nenabled = true\n[store]"),
     ("[store]", '[access_log]\nformat = "json"\n[store]'),
 ]
