@@ -94,6 +94,12 @@ cdef class Attempt(Reading):
     def __dealloc__(self):
         fr_out_free(&self.gathered)
 
+    cdef bint from_cache(self, const uint8_t *data, const fr_head *head) noexcept:
+        return False
+
+    cdef bint look(self) noexcept:
+        return False
+
     cdef void answer(self, int status, bint end) noexcept:
         pass
 
@@ -156,6 +162,8 @@ cdef class Attempt(Reading):
             return more
         if fr_max_forwards(data, head) == 0:
             self.answer(200, not self.request_complete)
+            return 0
+        if route.near is not None and self.from_cache(data, head):
             return 0
         how.extra = NULL
         if terms.extra or route.request_fields is not None:
@@ -247,7 +255,7 @@ cdef class Attempt(Reading):
             route.sticky.invent(&self.binding)
         if self.binding.wants_body:
             self._gather()
-        else:
+        elif route.near is None or not self.look():
             self._choose()
 
     cdef void _gather(self) noexcept:

@@ -246,7 +246,6 @@ def test_secret_is_not_in_the_message_about_it(line):
 LATER = [
     ('pool = "app"', 'pool = "app"\nproxy_protocol = true'),
     ('pool = "app"', 'pool = "app"\nprotocol = "tcp"'),
-    ("[store]", "[cache]\nenabled = true\n[store]"),
     ("[store]", '[access_log]\nformat = "json"\n[store]'),
 ]
 
