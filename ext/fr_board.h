@@ -27,6 +27,7 @@
 #define FR_BOARD_BOUNDS 17u
 #define FR_BOARD_ENGINE_BYTES 1024u     /* fr_counts of http_wire */
 #define FR_BOARD_HEADER_BYTES 4096u
+#define FR_BOARD_CACHE_RESULTS 7u       /* fastroute.metrics.layout.CACHE_RESULTS has the words */
 #define FR_BOARD_POOL_GAUGES 13u
 #define FR_BOARD_NODE_GAUGES 16u
 #define FR_BOARD_NOTE_BYTES 2048u
@@ -73,7 +74,8 @@ typedef struct {
     uint64_t responses[FR_BOARD_CLASSES]; /* answers that no server gave */
     uint64_t retries[2];        /* requests tried again, by outcome */
     fr_histogram duration;
-    uint64_t counted[24];
+    uint64_t counted[17];
+    uint64_t cache[FR_BOARD_CACHE_RESULTS]; /* requests on routes with a cache, by result */
     uint64_t gauges[FR_BOARD_POOL_GAUGES];
 } fr_board_pool;
 

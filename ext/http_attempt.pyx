@@ -110,6 +110,12 @@ cdef class Attempt(Reading):
             ends = [self.transport.get_extra_info(name) for name in ("peername", "sockname")]
         return tuple([end[:2] if isinstance(end, tuple) else None for end in ends])
 
+    cdef bint from_cache(self, const uint8_t *data, const fr_head *head) noexcept:
+        return False
+
+    cdef bint look(self) noexcept:
+        return False
+
     cdef void answer(self, int status, bint end) noexcept:
         pass
 
@@ -172,6 +178,8 @@ cdef class Attempt(Reading):
             return more
         if fr_max_forwards(data, head) == 0:
             self.answer(200, not self.request_complete)
+            return 0
+        if route.near is not None and self.from_cache(data, head):
             return 0
         how.extra = NULL
         if terms.extra or route.request_fields is not None:
@@ -263,7 +271,7 @@ cdef class Attempt(Reading):
             route.sticky.invent(&self.binding)
         if self.binding.wants_body:
             self._gather()
-        else:
+        elif route.near is None or not self.look():
             self._choose()
 
     cdef void _gather(self) noexcept:

@@ -18,14 +18,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
-from fastroute._core.http_attempt cimport Attempt
+from fastroute._core.http_caching cimport FR_FILL_SWALLOW, FR_FILL_TEE, Caching
 from fastroute._core.http_fields cimport FR_PIECE_REASON, FR_PIECE_SERVER, Page, fr_field_rules, fr_fields_drop, fr_text
-from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_UNTIL_CLOSE, fr_head
+from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_LENGTH, FR_BODY_UNTIL_CLOSE, FR_SCAN_DONE, fr_head, fr_head_limits, fr_scan_response
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
 from fastroute._core.http_route cimport Route
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_watch cimport Watch
-from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out, fr_out_chunk, fr_out_clear, fr_out_put, fr_out_text
+from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out, fr_out_chunk, fr_out_clear, fr_out_free, fr_out_put, fr_out_text
 
 cdef extern from "fr_forward.h" nogil:
     int fr_write_response(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_response *how) noexcept
@@ -103,7 +103,7 @@ cdef class Relay(Terms):
             (<Downstream>downstream).abort(False)
 
 
-cdef class Downstream(Attempt):
+cdef class Downstream(Caching):
     """One client connection; an asyncio protocol."""
 
     def __init__(self, Relay relay):
@@ -124,6 +124,8 @@ cdef class Downstream(Attempt):
             self.up = None
         self.waited()
         self.count_out(status >= 502)
+        if self.fill is not None and self.fill_failed(status):
+            return
         self.epoch += 1
         if self.closed:
             self.ended()
@@ -172,6 +174,8 @@ cdef class Downstream(Attempt):
     cdef void cut(self) noexcept:
         """The response cannot be finished: make that visible."""
         cdef fr_out *out = &self.engine.out
+        if self.fill is not None:
+            self.fill_lost()
         if self.up is not None:
             self.up.forget()
             self.up = None
@@ -194,6 +198,8 @@ cdef class Downstream(Attempt):
 
     cdef void _over(self) noexcept:
         """The answer has gone out: the next request, or the end."""
+        if self.fill is not None:
+            self.fill_lost()
         self.ended()
         self.phase = FR_PHASE_NONE
         self.request = self.key = None
@@ -275,6 +281,10 @@ cdef class Downstream(Attempt):
             self.suspect()
         else:
             self.line.failures = 0
+        self.fill_says = None
+        if self.fill is not None and self.fill_head(data, head, framing) == FR_FILL_SWALLOW:
+            self._swallow(head)
+            return
         self.out_body = framing
         if framing == FR_BODY_CHUNKED or framing == FR_BODY_UNTIL_CLOSE:
             self.out_body = FR_BODY_UNTIL_CLOSE if self.http10 else FR_BODY_CHUNKED
@@ -298,10 +308,34 @@ cdef class Downstream(Attempt):
         self.fill_values(values)
         how.rules, how.values = rules, values
 
+    cdef void dress(self) noexcept:
+        cdef fr_out *out = &self.engine.out
+        cdef fr_out plain
+        cdef fr_head head
+        cdef fr_head_limits limits
+        cdef fr_forward_response how
+        cdef fr_text values[FR_PIECES_MAX]
+        cdef fr_field_rules *rules = &self.route.response_fields.rules
+        cdef size_t searched = 0
+        fr_out_text(out, b"\r\n")
+        plain = out[0]
+        memset(out, 0, sizeof(fr_out))
+        memset(&limits, 0, sizeof(limits))
+        if fr_scan_response(plain.data, plain.size, &searched, &limits, &head) == FR_SCAN_DONE:
+            memset(&how, 0, sizeof(how))
+            how.date, how.date_size, how.body = self.engine.date, self.engine.date_size, FR_BODY_LENGTH
+            fr_fields_drop(plain.data, &head, rules.drops, rules.drop_count)
+            self.fill_values(values)
+            how.rules, how.values = rules, values
+            fr_write_response(out, plain.data, &head, &how)
+        else:
+            fr_out_put(out, plain.data, plain.size - 2)
+        fr_out_free(&plain)
+
     cdef void fill_values(self, fr_text *values) noexcept:
         cdef Py_ssize_t size = 0
         memset(values, 0, FR_PIECES_MAX * sizeof(fr_text))
-        Attempt.fill_values(self, values)
+        Caching.fill_values(self, values)
         try:
             if self.line is not None and self.line.server is not None:
                 values[FR_PIECE_SERVER].data = <const uint8_t *>PyUnicode_AsUTF8AndSize(self.line.server.name, &size)
@@ -318,7 +352,19 @@ cdef class Downstream(Attempt):
         self.route.sticky.put_cookie(out, &self.binding, self.line.digest)
         if self.relay.debug:
             self._put_debug(out)
+        if self.fill_says is not None:
+            fr_out_put(out, PyBytes_AS_STRING(self.fill_says), PyBytes_GET_SIZE(self.fill_says))
         fr_out_text(out, b"\r\n")
+
+    cdef void _swallow(self, const fr_head *head) noexcept:
+        """The client gets a stored response instead: a 304 has ended; of anything else no more is wanted."""
+        if head.status == 304:
+            return
+        self.up.forget()
+        self.up = None
+        self.count_out(head.status >= 502)
+        if not self.fill_end():
+            self.answer(502, not self.request_complete)
 
     # ---- tunnels -----------------------------------------------------------------------------------------------
 
@@ -441,6 +487,8 @@ cdef class Downstream(Attempt):
         cdef fr_out *out = &self.engine.out
         if self.websocket and self._frames(data, size) < size:
             return
+        if self.fill is not None:
+            self.fill_body(data, size)
         if self.out_body == FR_BODY_CHUNKED:
             fr_out_chunk(out, data, size)
         elif whole is not None and size >= WHOLE_BYTES and out.size == 0:
@@ -465,6 +513,13 @@ cdef class Downstream(Attempt):
 
     cdef void on_end(self) noexcept:
         self.up = None  # it is idle, or another's: what this client does from here on must not pause it
+        if self.fill is not None:
+            if self.fill_does == FR_FILL_SWALLOW:
+                self.count_out(False)
+                if not self.fill_end():
+                    self.answer(502, False)
+                return
+            self.fill_end()
         if self.out_body == FR_BODY_CHUNKED:
             fr_out_text(&self.engine.out, b"0\r\n\r\n")
         self.count_time()
@@ -502,6 +557,8 @@ cdef class Downstream(Attempt):
         self.drop()
 
     cdef void drop(self) noexcept:
+        if self.fill is not None:
+            self.fill_lost()
         self.epoch += 1
         self.waited()
         if self.up is not None:
@@ -570,7 +627,7 @@ cdef class Downstream(Attempt):
     cdef void flow(self) noexcept:
         """The client reads slower than the server sends, or again."""
         if self.writing_paused:
-            if self.up is not None:
+            if self.up is not None and self.fill_does != FR_FILL_TEE:
                 self.up.hold()
                 self.up.disarm()
             self.unsent_before = self.unsent()

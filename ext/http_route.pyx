@@ -24,10 +24,11 @@ cdef class Route:
         attempts: beyond the first, per request.
         cache: responses may be cached.
         request_fields, response_fields: header rules, or None.
+        responses: the cache: object with near_cache, object_bytes_max and look(), as fastroute.proxy.caching has it; None: none.
     """
 
     def __init__(self, Lines lines=None, Router router=None, slow=None, Sticky sticky=None, Waiting waiting=None, *,
-                 attempts=0, cache=False, FieldRules request_fields=None, FieldRules response_fields=None):
+                 attempts=0, cache=False, FieldRules request_fields=None, FieldRules response_fields=None, responses=None):
         if (lines is None) != (router is None) or (lines is None) != (sticky is None) or (lines is None) != (waiting is None):
             raise TypeError("a route needs lines, router, sticky and waiting, or none of them")
         self.counted = &self.own_counted
@@ -37,3 +38,5 @@ cdef class Route:
         self.attempts_max = min(attempts, 7)
         self.cache = cache
         self.request_fields, self.response_fields = request_fields, response_fields
+        if cache and responses is not None:
+            self.responses, self.near, self.object_bytes_max = responses, responses.near_cache, responses.object_bytes_max

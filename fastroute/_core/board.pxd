@@ -39,6 +39,7 @@ cdef extern from "fr_board.h" nogil:
         uint64_t *responses
         uint64_t *retries
         fr_histogram duration
+        uint64_t *cache
         uint64_t *gauges
     ctypedef struct fr_board_listener:
         uint64_t open

@@ -83,7 +83,11 @@ cdef class Attempt(Reading):
     cdef void unexpected(self, error) noexcept
     cdef void report(self, error) noexcept
 
-    # What the layer above gives its meaning.
+    # What the layers above give their meaning.
+    # Answer from the cache; False: it is not that simple.
+    cdef bint from_cache(self, const uint8_t *data, const fr_head *head) noexcept
+    # Ask the cache what to do; False: it has nothing to do with this request.
+    cdef bint look(self) noexcept
     # Answer in the server's place. end: the connection ends, for the request was not read whole or not understood.
     cdef void answer(self, int status, bint end) noexcept
     # The response cannot be finished: make that visible.

@@ -22,6 +22,7 @@ cdef enum:
     FR_PHASE_CONNECTING = 3
     FR_PHASE_SENT = 4                   # from here on its body is taken
     FR_PHASE_GATHERING = 5              # the key stands in the body
+    FR_PHASE_LOOKING = 6                # the cache is asked
 
 cdef class Reading(Sink):
     cdef Terms terms

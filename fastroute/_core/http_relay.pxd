@@ -2,7 +2,7 @@
 # what it asks goes to a server (http_attempt), what comes back is written here.
 cimport cython
 from libc.stdint cimport uint8_t
-from fastroute._core.http_attempt cimport Attempt
+from fastroute._core.http_caching cimport Caching
 from fastroute._core.http_fields cimport fr_field_rules, fr_text
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_terms cimport Terms
@@ -28,7 +28,7 @@ cdef class Relay(Terms):
     pass
 
 @cython.final
-cdef class Downstream(Attempt):
+cdef class Downstream(Caching):
     cdef Relay relay
     cdef bint counted                   # in Relay.clients
     cdef bint websocket                 # a tunnel whose frames are counted
@@ -36,7 +36,6 @@ cdef class Downstream(Attempt):
     cdef bint left_off                  # and was: no more of the server's frames reach it
     cdef fr_frames frames               # of the server
 
-    cdef void _over(self) noexcept
     cdef void _apply_rules(self, const uint8_t *data, fr_forward_response *how, fr_text *values) noexcept
     cdef void _next(self) noexcept
     cdef void _linger(self) noexcept
@@ -44,6 +43,7 @@ cdef class Downstream(Attempt):
     cdef void _learn(self, const uint8_t *data, const fr_head *head) noexcept
     cdef void _put_debug(self, fr_out *out) noexcept
     cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept
+    cdef void _swallow(self, const fr_head *head) noexcept
     cdef void _tunnel_ends(self) noexcept
     cdef bint _go_away(self) noexcept
     cdef Py_ssize_t _frames(self, const uint8_t *data, Py_ssize_t size) noexcept

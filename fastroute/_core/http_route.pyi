@@ -1,10 +1,11 @@
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 from fastroute._core.http_attempt import Attempt
 from fastroute._core.http_fields import FieldRules
 from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_upstream import Lines, ServerLine
 from fastroute._core.http_waiting import Waiting
+from fastroute._core.near_cache import NearCache
 from fastroute._core.pool import Pool
 from fastroute._core.router import Router
 from fastroute._core.selection import Selection
@@ -15,6 +16,14 @@ class _Slow(Protocol):
     def connect(self, request: Attempt, epoch: int, line: ServerLine) -> None: ...
     def eject(self, line: ServerLine) -> None: ...
     def full(self) -> bool: ...
+
+class _Responses(Protocol):
+    near_cache: NearCache
+    object_bytes_max: int
+
+    def look(
+        self, request: Any, epoch: int, read_key: str | None, any_key: str | None, head: bytes, is_head: bool, asks: int
+    ) -> bool: ...
 
 @final
 class Route:
@@ -30,6 +39,7 @@ class Route:
         cache: bool = False,
         request_fields: FieldRules | None = None,
         response_fields: FieldRules | None = None,
+        responses: _Responses | None = None,
     ) -> None: ...
     @property
     def lines(self) -> Lines | None: ...

@@ -7,6 +7,7 @@ bindings (live). Rules of this file: reading changes nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -23,13 +24,13 @@ from fastroute.admin.live import Live
 from fastroute.admin.mirror import Mirror
 from fastroute.admin.page import dashboard
 from fastroute.admin.replica import Replica
-from fastroute.config.kinds import NOT_YET
 from fastroute.config.schema import Config
 from fastroute.errors import UsageError
 from fastroute.metrics import families
 from fastroute.metrics.figures import Figures, PoolFigures, read
 from fastroute.metrics.layout import Columns
 from fastroute.metrics.text import CONTENT_TYPE
+from fastroute.proxy.purging import Purger
 
 __all__ = ["Api"]
 
@@ -65,7 +66,12 @@ class Api:
         self._admin, self._supervisor_pid = config.admin, supervisor_pid
         self._desk = desk if desk is not None else Desk(Replica(board, columns, config), mirror)
         self._replica = self._desk.replica
+        self._purger = Purger(self._replica.config)
         self._live = Live(self._desk)
+
+    async def aclose(self) -> None:
+        """Close what was opened for changes."""
+        await self._purger.aclose()
 
     async def handle(self, request: Request) -> Response:
         """The answer to a request."""
@@ -229,8 +235,23 @@ class Api:
     # ---- changing
 
     async def _purge(self, request: Request) -> Response:
-        body_of(request, "url", "tag", "namespace")
-        return error(400, "not-available", f"the cache of HTTP responses {NOT_YET}: nothing to purge")
+        told = body_of(request, "url", "tag", "namespace", "soft")
+        named = {key: told[key] for key in ("url", "tag", "namespace") if key in told}
+        soft = told.get("soft", False)
+        hint = 'send one of {"url": ...}, {"tag": ...} and {"namespace": POOL}, with "soft": true or false'
+        if len(named) != 1 or not all(isinstance(one, str) and one for one in named.values()):
+            return error(400, "what", "what is to be purged?", hint)
+        if not isinstance(soft, bool):
+            return error(400, "refused", f"soft {soft!r}", hint)
+        if not self._replica.config.cache.enabled:
+            return error(400, "no-cache", "no response is cached here", "[cache] enabled = true, docs/http-cache.md")
+        pools = await self._purger.purge(**named, soft=soft)
+        if not all(pools.values()):
+            missing = ", ".join(pool for pool, done in pools.items() if not done)
+            hint = "a node that is away may come back with what it had; purge again then"
+            return error(409, "unconfirmed", f"not confirmed by every node: {missing}", hint)
+        log.info("purged: %s", json.dumps({**named, "soft": soft}))
+        return json_response({**named, "soft": soft, "pools": sorted(pools)})
 
     async def _reload(self, request: Request) -> Response:
         body_of(request)

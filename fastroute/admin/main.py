@@ -64,7 +64,8 @@ async def _serve(
         desk, server = Desk(Replica(board, columns, config), mirror), None
         await desk.start()
         if sock is not None:
-            server = AdminServer(Api(board, columns, config, mirror, os.getppid(), desk).handle, sock)
+            api = Api(board, columns, config, mirror, os.getppid(), desk)
+            server = AdminServer(api.handle, sock)
             await server.start()
         with suppress(OSError):
             os.write(ready_fd, READY)
@@ -72,5 +73,6 @@ async def _serve(
         await stop.wait()
         if server is not None:
             await server.aclose()
+            await api.aclose()
         await desk.aclose()
     loop.remove_reader(lifeline_fd)

@@ -32,6 +32,7 @@ from typing import Any
 from fastroute._core.mc_reply import EXISTS, HIT, NOT_FOUND, NOT_STORED, STORED
 from fastroute.cache.codec import Life, Manifest, Sealed
 from fastroute.cache.lease import (
+    WAIT_S_MAX,
     Claim,
     Lease,
     Lifetime,
@@ -136,8 +137,8 @@ class Core(Reading):
                 return value
         return (yield from self._compute_alone(fill))
 
-    def _claim(self, name: Name, first: Seen) -> Steps:
-        steps = claim(first)
+    def _claim(self, name: Name, first: Seen, waited_s_max: float = WAIT_S_MAX) -> Steps:
+        steps = claim(first, waited_s_max=waited_s_max)
         answer: Any = None
         waited = False
         while True:

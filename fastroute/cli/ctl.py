@@ -157,15 +157,20 @@ def reload(client: AdminClient, as_json: bool) -> None:
 @ctl.command()
 @click.option("--url", metavar="URL")
 @click.option("--tag", metavar="TAG")
-@click.option("--namespace", metavar="NAME")
+@click.option("--namespace", metavar="POOL")
+@click.option("--soft", is_flag=True, help="Make it stale in place of forgetting it; with --url.")
 @reading
-def purge(client: AdminClient, url: str | None, tag: str | None, namespace: str | None, as_json: bool) -> None:
-    """Forget what is cached."""
-    body = {key: value for key, value in (("url", url), ("tag", tag), ("namespace", namespace)) if value is not None}
+def purge(
+    client: AdminClient, url: str | None, tag: str | None, namespace: str | None, soft: bool, as_json: bool
+) -> None:
+    """Forget responses that are cached, on all replicas."""
+    body: dict[str, Any] = {
+        key: value for key, value in (("url", url), ("tag", tag), ("namespace", namespace)) if value is not None
+    }
     if len(body) != 1:
         raise UsageError("what? accepted: one of --url, --tag and --namespace")
-    told = client.post("purge", body=body)
-    echo(told, as_json, lambda: json.dumps(told))
+    told = client.post("purge", body=body | ({"soft": True} if soft else {}))
+    echo(told, as_json, lambda: f"purged in {', '.join(told['pools'])}")
 
 
 @ctl.command()

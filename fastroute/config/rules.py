@@ -51,6 +51,7 @@ def mistakes(config: Config) -> Iterator[Finding]:
     if config.store is not None:
         for path, message in _store_mistakes(config.store):
             yield ("store", *path), message
+    yield from _cache_mistakes(config)
     yield from _admin_mistakes(config)
     yield from _binds(config)
     yield from _loops(config)
@@ -102,6 +103,18 @@ def _field_rules(config: Config, listener: ListenerConfig) -> Iterator[tuple[Pat
     for path, owner in owners:
         yield (*path, "request_headers"), owner.request_headers
         yield (*path, "response_headers"), owner.response_headers
+
+
+def _cache_mistakes(config: Config) -> Iterator[Finding]:
+    nodes = config.cache.memcached or (config.store.memcached if config.store is not None else ())
+    if not config.cache.enabled:
+        return
+    if not nodes:
+        message = 'the cache has no nodes; accepted: memcached = ["HOST:PORT", ...] in [cache], or a [store]'
+        yield ("cache", "memcached"), message
+    elif config.cache.copies > len(nodes):
+        message = f"copies: found {config.cache.copies} with {len(nodes)} nodes; accepted: 1 to {len(nodes)}"
+        yield ("cache", "copies"), message
 
 
 def _admin_mistakes(config: Config) -> Iterator[Finding]:

@@ -412,12 +412,35 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[cache]: the HTTP response cache."""
+    """[cache]: the HTTP response cache (docs/http-cache.md)."""
 
-    enabled: Annotated[bool, Later((False,)), Flag()] = False
+    enabled: Annotated[bool, Flag()] = False
     memcached: Annotated[tuple[str, ...], ListOf(Address())] = ()
+    """Nodes of its own; empty: the store's."""
+    copies: Annotated[int, Whole(1, 3)] = 1
+    """Nodes that hold each response."""
     near_bytes: Annotated[int, Size()] = 64 << 20
-    max_object_bytes: Annotated[int, Size()] = 8 << 20
+    """Of each worker, over all its pools."""
+    near_ttl_s: Annotated[float, Duration(0)] = named(default=2.0, name="near_ttl")
+    """How long a response answers without asking the nodes: the bound of staleness after a purge."""
+    max_object_bytes: Annotated[int, Size(1, 1 << 30)] = 8 << 20
+    lease_s: Annotated[float, Duration(2)] = named(default=5.0, name="lease")
+    """How long other replicas wait for one that died while it filled."""
+    wait_s: Annotated[float, Duration()] = named(default=10.0, name="wait")
+    """How long a request waits for another one's response; then it goes to a server by itself."""
+    keep_s: Annotated[float, Duration(0)] = named(default=600.0, name="keep")
+    """How long a stale response with a validator is kept, to be confirmed. nginx: inactive=10m."""
+    heuristic: Annotated[bool, Flag()] = False
+    """A tenth of the time since Last-Modified where a response says nothing of its lifetime."""
+    stale_while_revalidate_s: Annotated[float, Duration(0)] = named(default=0.0, name="stale_while_revalidate")
+    stale_if_error_s: Annotated[float, Duration(0)] = named(default=0.0, name="stale_if_error")
+    """Both where a response does not say; never where it forbids."""
+    stale_if_down_s: Annotated[float, Duration(0)] = named(default=60.0, name="stale_if_down")
+    """How long after its lifetime a response stands in while no server gives any answer (RFC 9111, 4.2.4)."""
+    store_set_cookie: Annotated[bool, Flag()] = False
+    """Store responses with Set-Cookie, and replay the cookie to everybody: only for cookies that name nobody."""
+    origin_max: Annotated[int, Whole(1, 100_000)] = 32
+    """Fills at once per worker while the nodes are away."""
 
 
 class AdminConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -157,7 +157,7 @@ def _store(out: Page, figures: Figures) -> None:
             ("connect", "attempts_failed"),
         ):
             out.sample(node.counted[key], node=node.name, kind=kind)
-    out.family("fastroute_cache_requests_total", "counter", "Lookups in the shared cache, by namespace and result.")
+    out.family("fastroute_cache_requests_total", "counter", "Requests on cached routes, by pool and result.")
     for (namespace, result), count in figures.extra.get("cache", {}).items():
         out.sample(count, namespace=namespace, result=result)
 

@@ -14,10 +14,12 @@ from fastroute._core.http_wire import COUNT_WORDS, counters_of
 from fastroute._core.mc_queue import ROUNDTRIP_BOUNDS_S
 from fastroute.config.schema import Config
 from fastroute.metrics.layout import (
+    CACHE_RESULTS,
     NODE_COUNTED,
     NODE_COUNTED_AT,
     NODE_GAUGES,
     NODE_GAUGES_AT,
+    POOL_CACHE_AT,
     POOL_COUNTED,
     POOL_COUNTED_AT,
     POOL_GAUGES,
@@ -127,7 +129,21 @@ def read(board: Board, columns: Columns, config: Config) -> Figures:
         reloads_ok=reloads_ok,
         reloads_refused=reloads_refused,
         stopping=board.stopping,
+        extra={"cache": _cached(board, columns, config)} if config.cache.enabled else {},
     )
+
+
+def _cached(board: Board, columns: Columns, config: Config) -> dict[tuple[str, str], int]:
+    """(pool, result) -> requests on its cached routes."""
+    return {
+        (name, result): count
+        for name in config.pools
+        for result, count in zip(
+            CACHE_RESULTS,
+            board.sum_words("pool", columns.pools[name], POOL_CACHE_AT, len(CACHE_RESULTS)),
+            strict=True,
+        )
+    }
 
 
 def _state(states: tuple[int, ...]) -> str:

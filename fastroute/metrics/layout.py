@@ -18,11 +18,13 @@ from fastroute.config.schema import Config
 from fastroute.metrics.notice import Notice, Told
 
 __all__ = [
+    "CACHE_RESULTS",
     "NODE_COUNTED",
     "NODE_COUNTED_AT",
     "NODE_GAUGES",
     "NODE_GAUGES_AT",
     "OTHER",
+    "POOL_CACHE_AT",
     "POOL_COUNTED",
     "POOL_COUNTED_AT",
     "POOL_GAUGES",
@@ -59,6 +61,11 @@ POOL_COUNTED_AT = len(REASONS) + len(CLASSES) + 2 + len(BOUNDS_S) + 2
 POOL_GAUGES = ("servers", "ready", "panic", "pending", "near_mode")
 """near_mode: 0 there is none, 1 poll, 2 push."""
 
+CACHE_RESULTS = ("hit", "stale", "revalidated", "miss", "bypass", "collapsed", "error")
+"""What became of requests on routes with a cache, in the order of their words."""
+
+POOL_CACHE_AT = POOL_COUNTED_AT + 17
+
 POOL_GAUGES_AT = POOL_COUNTED_AT + 24
 
 ROUNDTRIP_WORDS = 16
@@ -85,7 +92,8 @@ NODE_COUNTED_AT = 0
 NODE_GAUGES = ("up", "in_flight")
 NODE_GAUGES_AT = 48
 
-assert len(POOL_COUNTED) <= 24
+assert len(POOL_COUNTED) <= 17
+assert len(CACHE_RESULTS) == 7
 assert len(POOL_GAUGES) <= 13
 assert len(NODE_COUNTED) <= NODE_GAUGES_AT
 

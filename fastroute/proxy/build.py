@@ -5,12 +5,14 @@ Nothing here accepts or connects. Rules of this file: what is made is owned by P
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastroute._core.board import Tally
+from fastroute._core.http_fetch import Fetch
 from fastroute._core.http_fields import Page
 from fastroute._core.http_relay import Relay
 from fastroute._core.http_route import Route
@@ -41,7 +43,9 @@ from fastroute.errors import ConfigError
 from fastroute.health.load_probe import LoadProbe
 from fastroute.health.outlier import Outliers
 from fastroute.health.standing import Standing
+from fastroute.metrics.layout import CACHE_RESULTS, POOL_CACHE_AT
 from fastroute.model import Server
+from fastroute.proxy.caching import ResponseCache
 from fastroute.proxy.fields import request_rules, response_rules
 from fastroute.proxy.forward import SlowPath
 from fastroute.proxy.routes import route_table
@@ -53,7 +57,19 @@ from fastroute.session.cookie import cookie_codec, mark_key
 if TYPE_CHECKING:
     from fastroute.memcache.cluster import Memcached
 
-__all__ = ["Parts", "PoolParts", "make_relay", "make_route", "open_parts"]
+__all__ = [
+    "Parts",
+    "PoolParts",
+    "cached_pools",
+    "make_cache_store",
+    "make_relay",
+    "make_response_cache",
+    "make_route",
+    "open_parts",
+]
+
+CACHE_TIMEOUT_S = 0.25
+"""Longest wait for the cache's nodes: a part of a response is half a megabyte, and a miss costs a server more."""
 
 PANIC_RATIO = OutlierConfig().panic_ratio
 """Where servers are checked and nothing else is said: checks never take the last servers out."""
@@ -73,6 +89,7 @@ class PoolParts:
     tally: Tally
     standing: Standing
     affinity: Any = None
+    responses: ResponseCache | None = None
 
     def change_servers(self, servers: list[Server]) -> None:
         """Take in and let go servers, by name; who stays keeps its counts, its bindings and its connections.
@@ -141,6 +158,8 @@ async def open_parts(config: Config, engine: Engine, *, clock: Clock, affinity: 
                 await parts.stack.enter_async_context(parts.store)
         for name, pool_config in config.pools.items():
             parts.pools[name] = await _open_pool(config, name, pool_config, parts, engine, clock, affinity)
+        if config.cache.enabled:
+            await _open_caches(config, parts)
     except BaseException:
         await parts.aclose()
         raise
@@ -170,6 +189,63 @@ def make_store(config: Config, *, watch: bool) -> Memcached:
         previous_nodes=of.previous_memcached,
         grace=of.grace_s or 2 * max((one.sticky.ttl_s for one in config.pools.values() if one.sticky), default=0.0),
     )
+
+
+def make_cache_store(config: Config, *, watch: bool) -> Memcached:
+    """The nodes of the cache of responses, not started. Without nodes of its own the store's, over connections of its
+    own: a large response must not stand before an affinity's answer."""
+    from fastroute.memcache.cluster import Memcached
+
+    of, nodes = config.store, config.cache.memcached
+    if not nodes and of is not None:
+        return Memcached(
+            list(of.memcached),
+            timeout=CACHE_TIMEOUT_S,
+            tls=_tls(of.tls),
+            username=of.username or None,
+            password=of.password.decode() if of.password is not None else None,
+            watch=watch,
+        )
+    return Memcached(list(nodes), timeout=CACHE_TIMEOUT_S, watch=watch)
+
+
+def cached_pools(config: Config) -> list[str]:
+    """The pools whose responses are cached for at least one route."""
+    found = []
+    for listener in config.listeners.values():
+        found += [one.pool for one in listener.routes if one.cache is not False]
+        if listener.pool:
+            found.append(listener.pool)
+    return sorted(set(found)) if config.cache.enabled else []
+
+
+def make_response_cache(
+    config: Config, pool: str, store: Memcached, *, near_bytes: int, **options: Any
+) -> ResponseCache:
+    """The cache before one pool, not started."""
+    return ResponseCache(
+        store,
+        config.cache,
+        fleet=config.fleet,
+        pool=pool,
+        near_bytes=near_bytes,
+        secret=[bytes(one) for one in config.secret] or None,
+        **options,
+    )
+
+
+async def _open_caches(config: Config, parts: Parts) -> None:
+    store = await parts.stack.enter_async_context(make_cache_store(config, watch=True))
+    names = cached_pools(config)
+    for name in names:
+        assert parts.seat is not None
+        words = parts.seat.row.words("pool", parts.seat.columns.pools[name])[
+            POOL_CACHE_AT : POOL_CACHE_AT + len(CACHE_RESULTS)
+        ]
+        cache = make_response_cache(config, name, store, near_bytes=config.cache.near_bytes // len(names), words=words)
+        parts.pools[name].responses = cache
+        parts.stack.push_async_callback(cache.aclose)
+        await cache.start()
 
 
 def make_affinity(
@@ -294,8 +370,15 @@ def make_relay(
     """A listener's compiled settings."""
     listener = config.listeners[name]
     made: dict[tuple[str, bool], Route] = {}
+    cached: dict[str, Route] = {}
 
     def route_to(pool: str, cache: bool, route: RouteConfig | None = None) -> Route:
+        found = find_route(pool, cache, route)
+        if pool and cache:
+            cached.setdefault(pool, found)
+        return found
+
+    def find_route(pool: str, cache: bool, route: RouteConfig | None = None) -> Route:
         if route is not None and (route.request_headers, route.response_headers) != (RequestFields(), ResponseFields()):
             return make_route(config, name, pools.get(pool), engine, cache=cache, route=route)
         if (pool, cache) not in made:
@@ -303,7 +386,7 @@ def make_relay(
         return made[pool, cache]
 
     enabled = config.cache.enabled
-    return Relay(
+    relay = Relay(
         engine,
         route_to(listener.pool, enabled),
         table=route_table(listener),
@@ -319,6 +402,11 @@ def make_relay(
         row=seat.row,
         column=column,
     )
+    for pool, route in cached.items():
+        responses = pools[pool].responses
+        if responses is not None:
+            responses.fetches_with(functools.partial(Fetch, relay, route))
+    return relay
 
 
 def make_route(
@@ -356,6 +444,7 @@ def make_route(
         cache=cache,
         request_fields=request_rules(at, pool, route, known),
         response_fields=response_fields,
+        responses=parts.responses if cache else None,
     )
 
 

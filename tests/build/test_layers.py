@@ -18,7 +18,7 @@ LAYERS = [
     {"_core"},
     {"routing", "config", "metrics"},
     {"memcache", "health"},
-    {"affinity", "cache", "session", "fleet"},
+    {"affinity", "cache", "http_cache", "session", "fleet"},
     {"proxy"},
     {"admin", "cli", "plugins", "demo", "sync", "__init__", "__main__"},
 ]

@@ -271,7 +271,9 @@ def test_no_secret_is_shown_anywhere(site: Site) -> None:
         ("POST", "/api/v1/pools/app/servers/SERVER", {"state": "draining", "scope": "all"}, 400, "refused"),
         ("POST", "/api/v1/pools/app/servers/SERVER", ["draining"], 400, "malformed"),
         ("POST", "/api/v1/affinity/app/release", {}, 400, "no-key"),
-        ("POST", "/api/v1/purge", {"tag": "x"}, 400, "not-available"),
+        ("POST", "/api/v1/purge", {"tag": "x"}, 400, "no-cache"),
+        ("POST", "/api/v1/purge", {"tag": "x", "url": "http://a.example/"}, 400, "what"),
+        ("POST", "/api/v1/purge", {"tag": "x", "soft": 1}, 400, "refused"),
     ],
 )
 def test_what_is_refused_says_why(site: Site, method: str, path: str, body: object, status: int, word: str) -> None:

@@ -103,7 +103,7 @@ def test_what_is_looked_at_is_printed_as_tables_and_as_json(replica: Replica) ->
         (("weight", "app", "NAME", "70000"), 1, "accepted: 0 to 65535"),
         (("--fleet", "pools"), 2, "--fleet is for changes"),
         (("--fleet", "drain", "app", "NAME"), 1, "needs a [store]"),
-        (("purge", "--tag", "x"), 1, "not available in this version yet"),
+        (("purge", "--tag", "x"), 1, "no response is cached here"),
         (("purge",), 2, "one of --url"),
     ],
 )

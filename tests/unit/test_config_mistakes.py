@@ -245,7 +245,6 @@ def test_secret_is_not_in_the_message_about_it(line):
 
 # Keys of later versions: named as such, never ignored. (added text, line or None for anywhere)
 LATER = [
-    ("[store]", "[cache]\nenabled = true\n[store]"),
     ("[store]", '[access_log]\nformat = "json"\n[store]'),
 ]
 
