@@ -84,6 +84,8 @@ ctypedef struct fr_counts:
     uint64_t upstream_open              # open now
     uint64_t handshakes                 # of clients, over TLS
     uint64_t handshakes_failed
+    uint64_t log_lines                  # of the access log
+    uint64_t log_dropped                # that it had no room for
 
 @cython.final
 cdef class Engine:

@@ -247,7 +247,6 @@ LATER = [
     ('pool = "app"', 'pool = "app"\nproxy_protocol = true'),
     ('pool = "app"', 'pool = "app"\nprotocol = "tcp"'),
     ("[store]", "[cache]\nenabled = true\n[store]"),
-    ("[store]", '[access_log]\nformat = "json"\n[store]'),
 ]
 
 
