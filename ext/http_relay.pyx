@@ -46,7 +46,7 @@ cdef extern from "fr_answer.h" nogil:
         const fr_text *head
         const fr_text *body
         int is_head
-    void fr_write_answer(fr_out *out, int status, const fr_answer *how) noexcept
+    size_t fr_write_answer(fr_out *out, int status, const fr_answer *how) noexcept
 
 # Not less than FR_PIECES.
 cdef enum:
@@ -151,7 +151,9 @@ cdef class Downstream(Caching):
             if page is not None:
                 how.head, how.body = &page.head, &page.body
         fr_out_clear(out)
-        fr_write_answer(out, status, &how)
+        self.head_out = fr_write_answer(out, status, &how)
+        self.head_out = out.size - self.head_out
+        self.status = status
         self.put(out.data, out.size)
         fr_out_clear(out)
         self._over()
@@ -168,6 +170,8 @@ cdef class Downstream(Caching):
 
     cdef void refuse_head(self, int status) noexcept:
         self.route = self.relay.route
+        if self.relay.log is not None:
+            self.note(NULL, NULL)
         self.is_head = self.http10 = self.head_sent = self.head_flushed = self.request_complete = False
         self.refuse(status)
 
@@ -300,6 +304,7 @@ cdef class Downstream(Caching):
             self._apply_rules(data, &how, values)
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
         self._end_head(out, data, head)
+        self.status, self.head_out = head.status, out.size
         self.head_sent = True
 
     cdef void _apply_rules(self, const uint8_t *data, fr_forward_response *how, fr_text *values) noexcept:
@@ -391,6 +396,7 @@ cdef class Downstream(Caching):
         self.line.failures = 0
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
         self._end_head(out, data, head)
+        self.status, self.head_out = 101, out.size
         self.head_sent = self.head_flushed = True
         self.keep = False
         self.out_body = FR_BODY_UNTIL_CLOSE

@@ -4,7 +4,6 @@ Rules of this file:
 - A kind is an instance in an `Annotated[...]` of schema.py; `convert` returns the value as the program uses it
   (seconds, bytes, tuples) or raises Mistake with what is accepted. What was found is added by the caller, once.
 - A value is never coerced: "5" is not a number, true is not 1, 5.0 is not a whole number.
-- Later marks what a later version brings: refused by name today, never ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -145,10 +144,9 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of a few words; `later` are known words of later versions."""
+    """One of a few words."""
 
     words: tuple[str, ...]
-    later: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> str:  # type: ignore[override]
@@ -157,8 +155,6 @@ class Choice(Kind):
     def convert(self, value: Any) -> str:
         if isinstance(value, str) and value in self.words:
             return value
-        if isinstance(value, str) and value in self.later:
-            raise Mistake(f"{quote(value)} {NOT_YET}; accepted now: {self.accepted}", whole=True)
         raise Mistake(self.accepted)
 
 
@@ -501,16 +497,6 @@ class Named(Kind):
         return found
 
 
-@dataclass(frozen=True)
-class Later:
-    """Beside a kind: the key is of a later version, and only these values, which change nothing, are accepted."""
-
-    off: tuple[Any, ...] = field(default=())
-
-
-NOT_YET = "is not available in this version yet"
-
-
 def quote(text: str) -> str:
     """Text in double quotes, shortened, with control characters made visible."""
     shown = text if len(text) <= 60 else text[:57] + "..."
@@ -571,11 +557,6 @@ def build(struct: type[msgspec.Struct], table: Any) -> Any:
             raise Mistake(f"unknown key {quote(key)}; {hint}", (key,), whole=True)
         notes = getattr(info.type, "__metadata__", ())
         kind = next(note for note in notes if isinstance(note, Kind))
-        later = next((note for note in notes if isinstance(note, Later)), None)
-        if later is not None and not any(type(value) is type(off) and value == off for off in later.off):
-            only = f"; accepted now: {either([show(off) for off in later.off])}" if later.off else "; leave it out"
-            shown = "..." if isinstance(kind, SecretText) else show(value)
-            raise Mistake(f"{key} = {shown} {NOT_YET}{only}", (key,), whole=True)
         try:
             values[info.name] = kind.convert(value)
         except Mistake as mistake:

@@ -3,8 +3,7 @@
 It is not the reader (load.py) and knows no file. Rules of this file:
 - Attributes carry their unit (`ttl_s`, `head_bytes`); keys of the file do not (`ttl`), and are given by `name=` where
   the two differ. Sources of defaults stand beside them.
-- Every key of the grammar is here, with what it accepts (kinds.py). Keys of later versions are marked Later: they are
-  refused by name, never ignored.
+- Every key of the grammar is here, with what it accepts (kinds.py).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fastroute._core.pool_arguments import POLICIES, POLICIES_PLANNED, RINGS
+from fastroute._core.pool_arguments import POLICIES, RINGS
 from fastroute.config.fields import IN_REQUESTS, IN_RESPONSES, FieldName, FieldTexts, RequestIdName
 from fastroute.config.kinds import (
     Address,
@@ -24,7 +23,6 @@ from fastroute.config.kinds import (
     Duration,
     Flag,
     HostPattern,
-    Later,
     ListOf,
     Name,
     Named,
@@ -366,7 +364,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     policy: Annotated[
         str,
-        Choice(POLICIES, later=POLICIES_PLANNED),
+        Choice(POLICIES),
     ] = "round-robin"
     ring: Annotated[str, Choice(RINGS)] = "table"
     ring_options: Annotated[dict[str, Any], Options()] = {}
@@ -467,8 +465,11 @@ class AdminConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class AccessLogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[access_log]"""
 
-    format: Annotated[str, Choice(("off",), later=("combined", "json"))] = "off"
+    format: Annotated[str, Choice(("off", "combined", "json"))] = "off"
     path: Annotated[str, Text()] = "-"
+    """"-": standard output."""
+    buffer_bytes: Annotated[int, Size(64 << 10, 1 << 30)] = named(default=1 << 20, name="buffer")
+    """Of lines that wait for the disk, per worker; what comes beyond is dropped and counted."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
