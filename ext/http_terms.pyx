@@ -13,7 +13,7 @@ from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_log cimport AccessLog
 from fastroute._core.http_route cimport Route
 from fastroute._core.http_routes cimport Networks, RouteTable
-from fastroute._core.http_wire cimport Engine
+from fastroute._core.http_wire cimport Engine, Wire
 
 
 cdef class Terms:
@@ -72,6 +72,14 @@ cdef class Terms:
         if target < 0 or target >= len(self.targets):
             return self.route
         return <Route>PyTuple_GET_ITEM(self.targets, target)
+
+    def only_ending(self):
+        """Is every connection left one that has ended here, over TLS, and waits for the client to say so too?"""
+        cdef Wire one
+        for one in self.connections:
+            if not (one.closed and one.tls and one.unsent() == 0):
+                return False
+        return True
 
     def turns_away(self, address, Py_ssize_t waiting, Py_ssize_t of_address):
         """Is there no place for one more connection? Then it is counted as over the limit.

@@ -43,6 +43,9 @@ cdef extern from "<sys/random.h>" nogil:
 WRITE_HIGH_BYTES = 64 << 10
 # How long a peer may take nothing of what was queued when the connection was closed. nginx: send_timeout 60 s.
 cdef uint64_t CLOSE_MS = 30000
+# How long a peer gets to answer the end of TLS; many clients look at an idle connection only when they want to use it.
+# Longer than a lingering close of nginx (5 s), for what the kernel still sends.
+cdef uint64_t TLS_CLOSE_MS = 10000
 COUNT_WORDS = sizeof(fr_counts) // sizeof(uint64_t)
 """64-bit words of an engine's counters."""
 
@@ -354,6 +357,8 @@ cdef class Wire:
         self.unsent_before = self.unsent()
         if self.unsent_before:
             self.arm(CLOSE_MS)
+        elif self.tls:
+            self.arm(TLS_CLOSE_MS)
         try:
             self.transport.close()
         except Exception:

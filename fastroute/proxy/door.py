@@ -215,5 +215,5 @@ class Door:
 
 
 def _plain(address: str) -> str:
-    """IPv4 within IPv6 as IPv4."""
-    return address[7:] if address.startswith("::ffff:") else address
+    """IPv4 within IPv6 as IPv4, no zone."""
+    return address.removeprefix("::ffff:").partition("%")[0]

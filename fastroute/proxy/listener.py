@@ -44,6 +44,11 @@ class Listener:
         """Is a connection open, or about to be?"""
         return bool(self.relay.connections) or any(door.waiting for door in self._doors)
 
+    @property
+    def only_ending(self) -> bool:
+        """Is nothing left but connections that wait for the other side to end TLS too?"""
+        return self.relay.only_ending() and not any(door.waiting for door in self._doors)
+
     def addresses(self) -> list[tuple[str, int] | str]:
         """(host, port) of each TCP socket, the path of each unix socket."""
         found: list[tuple[str, int] | str] = []

@@ -38,6 +38,9 @@ __all__ = ["Proxy"]
 DRAIN_LOOK_S = 0.02
 """How often a drain looks whether the last connection has ended."""
 
+ENDING_S = 1.0
+"""How long a draining proxy waits for clients to answer the end of TLS, when it waits for nothing else."""
+
 GOODBYES_PER_LOOK = 20
 """How many WebSockets a draining proxy tells to go elsewhere at each look: a thousand a second, so that their clients
 do not all come back at once; more only where they would not all be told in half of the drain's time."""
@@ -150,6 +153,7 @@ class Proxy:
             return
         loop = asyncio.get_running_loop()
         end_s = loop.time() + timeout_s
+        ending_until_s = loop.time() + ENDING_S
         idle_until_s = loop.time() + min(IDLE_GRACE_S, timeout_s / 2)
         self._engine.drain()
         self._seat.accept(False)
@@ -169,6 +173,10 @@ class Proxy:
                 for listener in self._listeners:
                     listener.relay.close_idle()
             if not any(listener.busy for listener in self._listeners) or loop.time() >= end_s:
+                break
+            if not all(listener.only_ending for listener in self._listeners):
+                ending_until_s = loop.time() + ENDING_S
+            elif loop.time() >= ending_until_s:
                 break
             await asyncio.sleep(min(DRAIN_LOOK_S, max(0.0, end_s - loop.time())))
         await self.aclose()

@@ -21,7 +21,7 @@ import pytest
 
 from fastroute.config.load import loads
 from tests.support.certificates import Certificates, make_certificates
-from tests.support.fleet import Process, free_ports
+from tests.support.fleet import Process, free_ports, running
 from tests.support.loops import on_each_loop, on_uvloop
 from tests.support.relaying import (
     SECRET,
@@ -453,3 +453,108 @@ def test_certificates_change_with_a_reload_and_bad_ones_do_not(pairs, tmp_path):
     finally:
         replica.kill()
         replica.popen.wait(10)
+
+
+@on_uvloop
+async def test_no_request_fails_while_certificates_change(pairs, tmp_path):
+    """Clients that connect anew and clients that keep their connection, over reloads that change the certificate."""
+    at = free_ports(1)[0]
+    live = {name: tmp_path / name for name in ("cert.pem", "key.pem")}
+    context = ssl.create_default_context(cafile=pairs["localhost"].ca)
+    context.load_verify_locations(pairs["a.example"].ca)
+    context.check_hostname = False
+
+    def install(pair: Certificates) -> None:
+        shutil.copy(pair.certificate, live["cert.pem"])
+        shutil.copy(pair.key, live["key.pem"])
+
+    asked, failed, over = 0, [], False
+
+    async def user(keeps: bool) -> None:
+        nonlocal asked
+        while not over:
+            try:
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", at, ssl=context, server_hostname="localhost", ssl_shutdown_timeout=1
+                )
+                one = Client(reader, writer)
+                while not over:
+                    status, fields, _ = await one.get()
+                    asked += 1
+                    if status != 200:
+                        failed.append(status)
+                    if not keeps or fields.get("connection") == "close":
+                        break
+                await one.close()
+            except (OSError, asyncio.IncompleteReadError) as error:
+                failed.append(error)
+
+    async with serving(always(answer(b"x"))) as (port, _):
+        install(pairs["localhost"])
+        tls = f'tls = {{ certificate = "{live["cert.pem"]}", key = "{live["key.pem"]}" }}'
+        text = FILE.format(secret=SECRET, port=at, tls=tls).replace('127.0.0.1:1"', f'127.0.0.1:{port}"')
+        (tmp_path / "fr.toml").write_text("workers = 2\n" + text)
+        replica = Process(
+            [sys.executable, "-m", "fastroute", "serve", "-c", str(tmp_path / "fr.toml")], tmp_path / "out"
+        )
+        with running(replica):
+            await asyncio.to_thread(replica.wait_for_line, "ready")
+            users = [asyncio.ensure_future(user(bool(n % 2))) for n in range(6)]
+            for number in range(4):
+                before = asked
+                await until(lambda: asked > before + 50 or failed, "they are served")  # noqa: B023
+                install(pairs["a.example" if number % 2 == 0 else "localhost"])
+                os.kill(replica.pid, signal.SIGHUP)
+                await until(lambda: replica.output().count("reload done") == number + 1, "reloaded")  # noqa: B023
+            over = True
+            await asyncio.gather(*users)
+    assert failed == []
+    assert asked > 200
+
+
+@on_each_loop
+async def test_a_tunnel_over_tls_ends_with_either_side(pairs):
+    async def upgrades(seen, reader, writer):
+        await read_request(seen, reader)
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+        while piece := await reader.read(65536):
+            if piece == b"leave":
+                return
+            writer.write(piece)
+            await writer.drain()
+
+    body = random.Random(3).randbytes(2_000_000)
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    async with (
+        serving(upgrades) as (port, seen),
+        proxying(configured([port], listener=tls_lines(pairs))) as (proxy, at),
+    ):
+        for last in (b"", b"leave"):
+            async with tls_client(at, pairs["localhost"].ca) as one:
+                one.send(ask)
+                assert (await one.head())[0] == 101
+                one.send(body)
+                assert await one.reader.readexactly(len(body)) == body
+                if last:
+                    one.send(last)
+                    assert await one.rest() == b""
+            await until(lambda: proxy.statistics()["tunnels"] == 0 and seen.open == 0, "both sides have ended")
+        await until(lambda: proxy.statistics()["downstream_connections"] == 0, "nothing is left")
+
+
+@on_uvloop
+async def test_a_drain_does_not_wait_for_clients_that_never_look_at_their_connection(pairs):
+    config = configured([9], listener=tls_lines(pairs))
+    context = context_for(pairs["localhost"].ca)
+
+    def idle(port: int) -> ssl.SSLSocket:
+        one = context.wrap_socket(socket.create_connection(("127.0.0.1", port), WAIT_S), server_hostname="localhost")
+        one.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert one.recv(12).endswith(b"502")
+        return one
+
+    async with proxying(config) as (proxy, at):
+        one = await asyncio.to_thread(idle, at)
+        async with asyncio.timeout(10):
+            await proxy.drain(60)
+        one.close()
