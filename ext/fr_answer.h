@@ -46,7 +46,8 @@ static inline const char *fr_phrase_of(int status)
     return "Error";
 }
 
-static inline void fr_write_answer(fr_out *out, int status, const fr_answer *how)
+/* Returns the size of the body in it. */
+static inline size_t fr_write_answer(fr_out *out, int status, const fr_answer *how)
 {
     const char *phrase = fr_phrase_of(status);
 
@@ -70,13 +71,14 @@ static inline void fr_write_answer(fr_out *out, int status, const fr_answer *how
         fr_out_lit(out, "Connection: close\r\n");
     fr_out_lit(out, "\r\n");
     if (how->is_head)
-        return;
+        return 0;
     if (how->body != NULL) {
         fr_out_put(out, how->body->data, how->body->size);
-    } else {
-        fr_out_text(out, phrase);
-        fr_out_lit(out, "\n");
+        return how->body->size;
     }
+    fr_out_text(out, phrase);
+    fr_out_lit(out, "\n");
+    return strlen(phrase) + 1;
 }
 
 #endif

@@ -21,10 +21,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
 from fastroute._core.board cimport FR_WHY_NEAR, FR_WHY_OTHER, FR_WHY_POLICY, fr_observe
-from fastroute._core.http_fields cimport (
-    FR_PIECE_CLIENT_IP, FR_PIECE_HOST, FR_PIECE_REQUEST_ID, FR_PIECE_SCHEME, fr_field_rules, fr_fields_drop, fr_hex_put, fr_is_request_id,
-    fr_text,
-)
+from fastroute._core.http_facts cimport Facts
+from fastroute._core.http_fields cimport FR_PIECE_HOST, fr_field_rules, fr_fields_drop, fr_text
 from fastroute._core.http_head cimport (
     FR_BODY_CHUNKED,
     FR_BODY_LENGTH,
@@ -39,11 +37,10 @@ from fastroute._core.http_head cimport (
     fr_head,
 )
 from fastroute._core.http_reading cimport (
-    FR_PHASE_CONNECTING, FR_PHASE_GATHERING, FR_PHASE_NONE, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, FR_READ_TUNNEL, Reading
+    FR_PHASE_CONNECTING, FR_PHASE_GATHERING, FR_PHASE_NONE, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_HOLD, FR_READ_TUNNEL
 )
 from fastroute._core.http_sticky cimport FR_FROM_INSERT
 from fastroute._core.http_route cimport Route
-from fastroute._core.http_routes cimport Networks, fr_network
 from fastroute._core.http_terms cimport Terms, plain_address
 from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Upstream
 from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear, fr_out_free, fr_out_put
@@ -67,12 +64,7 @@ cdef extern from "fr_forward.h" nogil:
         int upgrade
         const fr_forward_extra *extra
     void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how) noexcept
-    long fr_find_field(const uint8_t *data, const fr_head *head, const char *name, size_t name_size, size_t *value_at) noexcept
     int fr_max_forwards(const uint8_t *data, const fr_head *head) noexcept
-
-cdef extern from "fr_forwarded.h" nogil:
-    enum: INET6_ADDRSTRLEN
-    size_t fr_forwarded_client(const uint8_t *data, const fr_head *head, const fr_network *trusted, uint32_t trusted_count, int by_forwarded, char *text) noexcept
 
 # As fastroute._core.http_sticky.JSON_BYTES_MAX.
 cdef uint64_t JSON_BYTES_MAX = 64 << 10
@@ -88,7 +80,7 @@ cdef str REASON_PANIC = "panic"
 cdef dict WHY = {reason: i for i, reason in enumerate(_REASONS)}
 
 
-cdef class Attempt(Reading):
+cdef class Attempt(Facts):
     """One client connection whose requests find servers."""
 
     def __dealloc__(self):
@@ -136,9 +128,11 @@ cdef class Attempt(Reading):
         cdef Py_ssize_t used = 0
         cdef Route route = self.terms.route
         if self.trusted:
-            self._find_client(data, head)
+            self.find_client(data, head)
         if terms.id_name.size:
-            self._name(data, head)
+            self.name_it(data, head)
+        if terms.log is not None:
+            self.note(data, head)
         if terms.table is not None:
             route = terms.route_of(data, head, self.client)
         self.route = route
@@ -226,35 +220,6 @@ cdef class Attempt(Reading):
             return
         self.request = None
         self.up.more(data, size, last)
-
-    cdef void _find_client(self, const uint8_t *data, const fr_head *head) noexcept:
-        cdef char text[INET6_ADDRSTRLEN]
-        cdef Networks trusts = self.terms.trusts
-        cdef size_t size = fr_forwarded_client(data, head, trusts.items, trusts.count, self.terms.forwarded, text)
-        if size == 0:
-            self.client = self.peer
-        elif <size_t>PyBytes_GET_SIZE(self.client) != size or memcmp(PyBytes_AS_STRING(self.client), text, size) != 0:
-            self.client = PyBytes_FromStringAndSize(text, size)
-
-    cdef void _name(self, const uint8_t *data, const fr_head *head) noexcept:
-        cdef fr_text *name = &self.terms.id_name
-        cdef uint8_t noise[16]
-        cdef size_t at = 0
-        cdef long size = fr_find_field(data, head, <const char *>name.data, name.size, &at)
-        if size >= 0:
-            fr_fields_drop(data, self.engine.request, name, 1)
-        if self.trusted and size > 0 and fr_is_request_id(data + at, size):
-            memcpy(self.id, data + at, size)
-            self.id_size = <int>size
-        else:
-            self.engine.random(noise, sizeof(noise))
-            fr_hex_put(self.id, noise, sizeof(noise))
-            self.id_size = 2 * sizeof(noise)
-
-    cdef void fill_values(self, fr_text *values) noexcept:
-        values[FR_PIECE_CLIENT_IP].data, values[FR_PIECE_CLIENT_IP].size = <const uint8_t *>PyBytes_AS_STRING(self.client), PyBytes_GET_SIZE(self.client)
-        values[FR_PIECE_REQUEST_ID].data, values[FR_PIECE_REQUEST_ID].size = self.id, self.id_size
-        values[FR_PIECE_SCHEME].data, values[FR_PIECE_SCHEME].size = <const uint8_t *>b"https", 5 if self.terms.tls else 4
 
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept:
         """Find the request's key, and its server if that is known near."""
@@ -494,6 +459,8 @@ cdef class Attempt(Reading):
             self.report(error)
 
     cdef void ended(self) noexcept:
+        if self.logged:
+            self.log_it(self.attempts + self.refreshed)
         if self.active:
             self.active = False
             self.route.lines.active -= 1

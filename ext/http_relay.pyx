@@ -19,6 +19,7 @@ from libc.string cimport memset
 
 from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
 from fastroute._core.http_caching cimport FR_FILL_SWALLOW, FR_FILL_TEE, Caching
+from fastroute._core.http_facts cimport Facts
 from fastroute._core.http_fields cimport FR_PIECE_REASON, FR_PIECE_SERVER, Page, fr_field_rules, fr_fields_drop, fr_text
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_LENGTH, FR_BODY_UNTIL_CLOSE, FR_SCAN_DONE, fr_head, fr_head_limits, fr_scan_response
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
@@ -46,7 +47,7 @@ cdef extern from "fr_answer.h" nogil:
         const fr_text *head
         const fr_text *body
         int is_head
-    void fr_write_answer(fr_out *out, int status, const fr_answer *how) noexcept
+    size_t fr_write_answer(fr_out *out, int status, const fr_answer *how) noexcept
 
 # Not less than FR_PIECES.
 cdef enum:
@@ -151,7 +152,9 @@ cdef class Downstream(Caching):
             if page is not None:
                 how.head, how.body = &page.head, &page.body
         fr_out_clear(out)
-        fr_write_answer(out, status, &how)
+        self.head_out = fr_write_answer(out, status, &how)
+        self.head_out = out.size - self.head_out
+        self.status = status
         self.put(out.data, out.size)
         fr_out_clear(out)
         self._over()
@@ -168,6 +171,8 @@ cdef class Downstream(Caching):
 
     cdef void refuse_head(self, int status) noexcept:
         self.route = self.relay.route
+        if self.relay.log is not None:
+            self.note(NULL, NULL)
         self.is_head = self.http10 = self.head_sent = self.head_flushed = self.request_complete = False
         self.refuse(status)
 
@@ -300,6 +305,7 @@ cdef class Downstream(Caching):
             self._apply_rules(data, &how, values)
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
         self._end_head(out, data, head)
+        self.status, self.head_out = head.status, out.size
         self.head_sent = True
 
     cdef void _apply_rules(self, const uint8_t *data, fr_forward_response *how, fr_text *values) noexcept:
@@ -391,6 +397,7 @@ cdef class Downstream(Caching):
         self.line.failures = 0
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
         self._end_head(out, data, head)
+        self.status, self.head_out = 101, out.size
         self.head_sent = self.head_flushed = True
         self.keep = False
         self.out_body = FR_BODY_UNTIL_CLOSE

@@ -32,6 +32,7 @@ cdef class Route:
         if (lines is None) != (router is None) or (lines is None) != (sticky is None) or (lines is None) != (waiting is None):
             raise TypeError("a route needs lines, router, sticky and waiting, or none of them")
         self.counted = &self.own_counted
+        self.name = b"" if router is None else router.pool.name.encode("ascii")
         if lines is not None:
             self.pool, self.counted = router.pool, lines.counted
         self.lines, self.router, self.slow, self.sticky, self.waiting = lines, router, slow, sticky, waiting

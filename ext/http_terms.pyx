@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from fastroute._core.board cimport Row
 from fastroute._core.http_head cimport fr_head
+from fastroute._core.http_log cimport AccessLog
 from fastroute._core.http_route cimport Route
 from fastroute._core.http_routes cimport Networks, RouteTable
 from fastroute._core.http_wire cimport Engine
@@ -27,13 +28,15 @@ cdef class Terms:
         forwarded: Forwarded of trusted peers counts before X-Forwarded-For, and servers get one.
         request_id: name of the field with a request's id, "" for none.
         pages: status -> Page, for answers of our own.
+        log: where requests are logged, or None.
+        name: the listener's.
         debug: responses say X-Fastroute.
         tls: clients come over TLS.
         row, column: where the listener's connections are counted for others to read; None: nowhere.
     """
 
     def __init__(self, Engine engine not None, Route route not None, *, limits, timeouts, RouteTable table=None, targets=(),
-                 Networks trusts=None, forwarded=False, request_id="", pages=None, debug=False, tls=False, Row row=None, column=0):
+                 Networks trusts=None, forwarded=False, request_id="", pages=None, AccessLog log=None, name="", debug=False, tls=False, Row row=None, column=0):
         self.engine, self.route = engine, route
         self.table, self.targets = table, tuple(targets)
         for target in self.targets:
@@ -58,6 +61,7 @@ cdef class Terms:
         self.id_name.data, self.id_name.size = <const uint8_t *>PyBytes_AS_STRING(self.id_lower), PyBytes_GET_SIZE(self.id_lower)
         self.extra = self.id_name.size != 0 or forwarded
         self.pages = dict(pages or {})
+        self.log, self.name = log, name.encode("ascii")
         self.row = row
         self.gauges = &self.own_gauges if row is None else row.listener(column)
         self.connections, self.clients = set(), {}

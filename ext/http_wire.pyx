@@ -175,6 +175,7 @@ cdef dict _named(const fr_counts *c, const fr_counts *living):
         },
         "cookie_overwritten": c.cookie_overwritten,
         "cookies_set": c.cookies_set,
+        "access_log": {"lines": c.log_lines, "dropped": c.log_dropped},
         "refused": c.refused,
         "limits_hit": {
             "body_bytes": c.limit_body,

@@ -1,26 +1,18 @@
 # http_attempt: one request on its way to a server: routed, connected, sent, and tried again where that is safe.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from fastroute._core.http_fields cimport fr_text
+from fastroute._core.http_facts cimport Facts
 from fastroute._core.http_head cimport fr_head
-from fastroute._core.http_reading cimport Reading
-from fastroute._core.http_route cimport Route
 from fastroute._core.http_sticky cimport fr_binding
 from fastroute._core.http_upstream cimport ServerLine, Upstream
 from fastroute._core.http_wire cimport fr_out
 
-cdef class Attempt(Reading):
-    cdef bytes peer                     # address as text
-    cdef bytes client                   # of the present request's client: the peer's, or whom a trusted peer speaks for
+cdef class Attempt(Facts):
     cdef object source, destination     # (address, port) that a proxy in front told, or None
     cdef readonly bint raw              # no request: bytes as they come
-    cdef bint trusted                   # its forwarded fields count
     cdef bint keep                      # the connection goes on after this answer
     cdef bint client_keeps              # the client expects it to
     cdef uint32_t served                # requests of this connection
     # The present request.
-    cdef readonly Route route           # where it goes; never None
-    cdef uint8_t id[128]                # the request's, of id_size bytes
-    cdef int id_size
     cdef fr_out gathered                # head and body so far, as they go on the wire, while the key is looked for in it
     cdef size_t head_bytes              # of the head in `request`
     cdef bytes request                  # all bytes for the server so far; None once more of the body went after them
@@ -49,12 +41,6 @@ cdef class Attempt(Reading):
     cdef uint64_t watched_epoch, watched_ms, rate_epoch, rate_ms, rate_mark
     cdef int rate_part
 
-    # Whom the trusted peer speaks for.
-    cdef void _find_client(self, const uint8_t *data, const fr_head *head) noexcept
-    # The request's id: a trusted peer's, or a new one. The field that it came in does not go on.
-    cdef void _name(self, const uint8_t *data, const fr_head *head) noexcept
-    # What rules say may be put into fields; server and reason only once they are known.
-    cdef void fill_values(self, fr_text *values) noexcept
     # Set peer and trusted; whether it has an address.
     cdef bint know_peer(self) except -1
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept

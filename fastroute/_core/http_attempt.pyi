@@ -1,14 +1,11 @@
 from typing_extensions import disjoint_base
 
-from fastroute._core.http_reading import Reading
-from fastroute._core.http_route import Route
+from fastroute._core.http_facts import Facts
 from fastroute._core.http_upstream import Upstream
 from fastroute._core.selection import Selection
 
 @disjoint_base
-class Attempt(Reading):
-    @property
-    def route(self) -> Route: ...
+class Attempt(Facts):
     @property
     def raw(self) -> bool: ...
     def addresses(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]: ...

@@ -21,6 +21,7 @@ cdef class Route:
     cdef int attempts_max
     cdef fr_board_pool *counted         # where its requests are counted: lines.counted
     cdef fr_board_pool own_counted
+    cdef bytes name                     # the pool's, b"": nowhere
     cdef readonly bint cache            # its responses may be cached
     cdef FieldRules request_fields      # or None
     cdef FieldRules response_fields     # or None

@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.board cimport Row, fr_board_listener
 from fastroute._core.http_fields cimport fr_text
 from fastroute._core.http_head cimport fr_head, fr_head_limits
+from fastroute._core.http_log cimport AccessLog
 from fastroute._core.http_route cimport Route
 from fastroute._core.http_routes cimport Networks, RouteTable
 from fastroute._core.http_wire cimport Engine
@@ -23,6 +24,8 @@ cdef class Terms:
     cdef fr_text id_name                # id_lower
     cdef bint extra                     # id_name or forwarded
     cdef dict pages                     # status -> Page
+    cdef AccessLog log                  # None: there is none
+    cdef bytes name                     # the listener's
     cdef bint debug
     cdef bint tls                       # clients came over TLS
     cdef readonly set connections       # open ones

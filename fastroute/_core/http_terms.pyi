@@ -5,6 +5,7 @@ from typing_extensions import disjoint_base
 
 from fastroute._core.board import Row
 from fastroute._core.http_fields import Page
+from fastroute._core.http_log import AccessLog
 from fastroute._core.http_route import Route
 from fastroute._core.http_routes import Networks, RouteTable
 from fastroute._core.http_wire import Engine
@@ -25,6 +26,8 @@ class Terms:
         forwarded: bool = False,
         request_id: str = "",
         pages: Mapping[int, Page] | None = None,
+        log: AccessLog | None = None,
+        name: str = "",
         debug: bool = False,
         tls: bool = False,
         row: Row | None = None,

@@ -86,6 +86,8 @@ ctypedef struct fr_counts:
     uint64_t handshakes_failed
     uint64_t proxy_headers              # connections that said whose they are
     uint64_t proxy_headers_refused
+    uint64_t log_lines                  # of the access log
+    uint64_t log_dropped                # that it had no room for
 
 @cython.final
 cdef class Engine:

@@ -53,6 +53,8 @@ def mistakes(config: Config) -> Iterator[Finding]:
             yield ("store", *path), message
     yield from _cache_mistakes(config)
     yield from _admin_mistakes(config)
+    if config.access_log.format != "off" and (wrong := _log_path_mistake(config.access_log.path)):
+        yield ("access_log", "path"), wrong
     yield from _binds(config)
     yield from _loops(config)
     if not config.secret:
@@ -63,6 +65,15 @@ def mistakes(config: Config) -> Iterator[Finding]:
                     'set secret = "env:FASTROUTE_SECRET" (at least 32 bytes) at the top of the file'
                 )
                 yield ("pools", name, "sticky"), message
+
+
+def _log_path_mistake(path: str) -> str | None:
+    if path == "-":
+        return None
+    if os.path.isdir(path):
+        return f'path: {quote(path)} is a directory; accepted: a file, or "-" for standard output'
+    there = path if os.path.exists(path) else os.path.dirname(path) or "."
+    return None if os.access(there, os.W_OK) else f"path: {quote(path)} cannot be written"
 
 
 def _unknown_pool(config: Config, pool: str) -> str | None:

@@ -467,8 +467,11 @@ class AdminConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class AccessLogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[access_log]"""
 
-    format: Annotated[str, Choice(("off",), later=("combined", "json"))] = "off"
+    format: Annotated[str, Choice(("off", "combined", "json"))] = "off"
     path: Annotated[str, Text()] = "-"
+    """"-": standard output."""
+    buffer_bytes: Annotated[int, Size(64 << 10, 1 << 30)] = named(default=1 << 20, name="buffer")
+    """Of lines that wait for the disk, per worker; what comes beyond is dropped and counted."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

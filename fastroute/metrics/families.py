@@ -170,6 +170,14 @@ def _replica(out: Page, figures: Figures) -> None:
     out.family("fastroute_downstream_connections", "gauge", "Clients' connections that are open.")
     for name, count in figures.listeners.items():
         out.sample(count, listener=name)
+    out.family("fastroute_access_log_lines_total", "counter", "Lines of the access log.")
+    out.sample(engine["access_log"]["lines"])
+    out.family(
+        "fastroute_access_log_dropped_total",
+        "counter",
+        "Lines that were dropped: the log could not be written in time.",
+    )
+    out.sample(engine["access_log"]["dropped"])
     out.family("fastroute_downstream_accepted_total", "counter", "Clients' connections that were accepted.")
     out.sample(engine["downstream_accepted"])
     out.family("fastroute_downstream_aborts_total", "counter", "Requests whose client left before the answer ended.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastroute._core.board import Tally
 from fastroute._core.http_fetch import Fetch
 from fastroute._core.http_fields import Page
+from fastroute._core.http_log import AccessLog
 from fastroute._core.http_relay import Relay
 from fastroute._core.http_route import Route
 from fastroute._core.http_routes import Networks
@@ -365,7 +366,13 @@ async def _open_pool(
 
 
 def make_relay(
-    config: Config, name: str, pools: Mapping[str, PoolParts], engine: Engine, seat: Seat, column: int
+    config: Config,
+    name: str,
+    pools: Mapping[str, PoolParts],
+    engine: Engine,
+    seat: Seat,
+    column: int,
+    log: AccessLog | None,
 ) -> Relay:
     """A listener's compiled settings."""
     listener = config.listeners[name]
@@ -397,6 +404,8 @@ def make_relay(
         forwarded=listener.forwarded,
         request_id=listener.request_id,
         pages={status: Page(body, kind) for status, (kind, body) in listener.error_pages.items()},
+        log=log,
+        name=name,
         debug=config.debug_headers,
         tls=listener.tls is not None,
         row=seat.row,

@@ -17,11 +17,13 @@ from typing import Any, Self
 
 import msgspec
 
+from fastroute._core.http_log import AccessLog
 from fastroute._core.http_wire import Engine
 from fastroute.affinity import Affinity
 from fastroute.clock import SYSTEM, Clock
 from fastroute.config.schema import Config
 from fastroute.errors import UsageError
+from fastroute.proxy.access_log import LogFile
 from fastroute.proxy.build import Parts, make_relay, open_parts
 from fastroute.proxy.keeper import Keeper, keeps_anything
 from fastroute.proxy.listener import Listener
@@ -72,6 +74,7 @@ class Proxy:
         self._alone = seat is None
         self._engine: Engine | None = None
         self._parts: Parts | None = None
+        self._log: LogFile | None = None
         self._listeners: list[Listener] = []
         self._addresses: dict[str, list[tuple[str, int] | str]] = {}
 
@@ -92,10 +95,13 @@ class Proxy:
             self._seat.start(self._parts)
             sockets = self._given if self._given is not None else self._open()
             engine.start(asyncio.get_running_loop())
+            lines = self._open_log(engine)
             for name, listener in self._config.listeners.items():
                 column = self._seat.columns.listeners[name]
-                make = make_tcp_relay if listener.protocol == "tcp" else make_relay
-                relay = make(self._config, name, self._parts.pools, engine, self._seat, column)
+                if listener.protocol == "tcp":
+                    relay = make_tcp_relay(self._config, name, self._parts.pools, engine, self._seat, column)
+                else:
+                    relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, column, lines)
                 self._listeners.append(Listener(name, relay, list(sockets[name]), listener))
             for ready in self._listeners:
                 await ready.start()
@@ -107,6 +113,21 @@ class Proxy:
         except BaseException:
             await self.aclose()
             raise
+
+    def _open_log(self, engine: Engine) -> AccessLog | None:
+        of = self._config.access_log
+        if of.format == "off":
+            return None
+        lines = AccessLog(engine, json=of.format == "json", bytes_max=of.buffer_bytes)
+        self._log = LogFile(lines, of.path)
+        self._log.start()
+        engine.watches.append(self._log.look)
+        return lines
+
+    def reopen_logs(self) -> None:
+        """Open the access log's path again, which was moved away."""
+        if self._log is not None:
+            self._log.reopen()
 
     def _open(self) -> dict[str, list[socket.socket]]:
         alone = msgspec.structs.replace(self._config, workers=1)
@@ -177,6 +198,9 @@ class Proxy:
                     break
                 await asyncio.sleep(0)
             self._engine.stop()
+        if self._log is not None:
+            await self._log.aclose()
+            self._log = None
         self._listeners = []
 
     async def _end_keeping(self) -> None:

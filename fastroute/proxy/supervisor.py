@@ -238,6 +238,9 @@ class Supervisor:
                     self._stop(signal.Signals(number).name)
                 elif number == signal.SIGHUP:
                     self._reload()
+                elif number == signal.SIGUSR1:  # logs were moved away: whoever writes opens them again
+                    for worker in [*self._leaving, *(w for one in self._generations() for w in one.workers.values())]:
+                        _kill(worker.pid, signal.SIGUSR1)
 
     def _on_pipe(self, worker: _Worker) -> None:
         if worker.pipe < 0:  # killed and forgotten by a signal of the same turn
@@ -338,6 +341,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         die_with_parent(parent_pid)
         self._selector.close()
@@ -514,7 +518,7 @@ class Supervisor:
                         close_socket(one)
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 
 
 def restart_delay_s(deaths: int) -> float:

@@ -116,6 +116,8 @@ async def _serve(
     sys.unraisablehook = quiet_hook(sys.unraisablehook)
     loop.add_reader(lifeline_fd, _supervisor_is_gone)
     proxy = make(config, sockets=sockets) if seat is None else make(config, sockets=sockets, seat=seat)
+    if hasattr(proxy, "reopen_logs"):
+        loop.add_signal_handler(signal.SIGUSR1, proxy.reopen_logs)
     try:
         await proxy.start()
         gc.collect()

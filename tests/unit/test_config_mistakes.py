@@ -243,19 +243,6 @@ def test_secret_is_not_in_the_message_about_it(line):
     assert "hunter2" not in str(error)
 
 
-# Keys of later versions: named as such, never ignored. (added text, line or None for anywhere)
-LATER = [
-    ("[store]", '[access_log]\nformat = "json"\n[store]'),
-]
-
-
-@pytest.mark.parametrize(("old", "new"), [pytest.param(*row, id=row[1].replace(row[0], "")) for row in LATER])
-def test_key_of_a_later_version_is_refused_as_such(old, new):
-    error = refused(GOOD.replace(old, new, 1))
-    assert "not available in this version yet" in str(error)
-    assert error.line is not None
-
-
 @pytest.mark.parametrize(
     ("added", "message"),
     [

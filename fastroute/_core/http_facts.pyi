@@ -1,0 +1,9 @@
+from typing_extensions import disjoint_base
+
+from fastroute._core.http_reading import Reading
+from fastroute._core.http_route import Route
+
+@disjoint_base
+class Facts(Reading):
+    @property
+    def route(self) -> Route: ...
