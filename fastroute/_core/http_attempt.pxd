@@ -67,7 +67,6 @@ cdef class Attempt(Facts):
     cdef void _count_why(self) noexcept
     # An exception that nobody expected: told to the event loop, and the request fails.
     cdef void unexpected(self, error) noexcept
-    cdef void report(self, error) noexcept
 
     # What the layers above give their meaning.
     # Answer from the cache; False: it is not that simple.
