@@ -20,14 +20,23 @@ typedef struct {
     int is_head; /* to a HEAD request: the body's length is told, the body is not sent (RFC 9110, 9.3.2) */
 } fr_answer;
 
-/* The phrases of RFC 9110, 15; "Error" for a status that is never used. */
+/* The phrases of RFC 9110, 15; "Error" for a status that only a hook of an embedder uses. */
 static inline const char *fr_phrase_of(int status)
 {
     switch (status) {
     case 200: return "OK";
+    case 201: return "Created";
+    case 202: return "Accepted";
+    case 301: return "Moved Permanently";
+    case 302: return "Found";
+    case 303: return "See Other";
+    case 307: return "Temporary Redirect";
+    case 308: return "Permanent Redirect";
+    case 401: return "Unauthorized";
     case 400: return "Bad Request";
     case 404: return "Not Found";
     case 403: return "Forbidden";
+    case 405: return "Method Not Allowed";
     case 408: return "Request Timeout";
     case 413: return "Content Too Large";
     case 414: return "URI Too Long";

@@ -18,6 +18,7 @@
 /* What not every listener has. */
 typedef struct {
     const fr_field_rules *rules; /* NULL: none */
+    const fr_field_rules *more;  /* of a hook; NULL: none */
     fr_text id_name;             /* of the field with the request id; size 0: there is none */
     int forwarded;               /* write Forwarded (RFC 7239) */
     fr_text values[FR_PIECES];
@@ -43,6 +44,7 @@ typedef struct {
     int close;       /* the connection ends after this response */
     const fr_field_rules *rules; /* NULL: none; its drops were marked */
     const fr_text *values;
+    const fr_field_rules *more; /* of a hook; NULL: none */
 } fr_forward_response;
 
 /* Connection and Upgrade written anew, for the one message on each side that switches protocols (RFC 9110, 7.8). */
@@ -199,6 +201,8 @@ static inline void fr_put_extra(fr_out *out, const uint8_t *data, const fr_head 
         fr_put_forwarded(out, data, head, how);
     if (extra->rules != NULL)
         fr_fields_put(out, extra->rules, extra->values);
+    if (extra->more != NULL)
+        fr_fields_put(out, extra->more, extra->values);
 }
 
 /* The request head for the server, up to and with the empty line. Bodies: the same framing, written anew. */
@@ -412,6 +416,8 @@ static inline int fr_write_response(fr_out *out, const uint8_t *data, const fr_h
         fr_put_upgrade(out, data, head);
     if (FR_UNLIKELY(how->rules != NULL))
         fr_fields_put(out, how->rules, how->values);
+    if (FR_UNLIKELY(how->more != NULL))
+        fr_fields_put(out, how->more, how->values);
     if (head->status < 200)
         return removed;
     if (FR_UNLIKELY(!said_date)) {

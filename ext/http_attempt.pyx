@@ -41,7 +41,7 @@ from fastroute._core.http_reading cimport (
 )
 from fastroute._core.http_sticky cimport FR_FROM_INSERT
 from fastroute._core.http_route cimport Route
-from fastroute._core.http_terms cimport Terms
+from fastroute._core.http_terms cimport Terms, plain_address
 from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Upstream
 from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear, fr_out_free, fr_out_put
 from fastroute._core.selection cimport Selection, make_selection
@@ -51,6 +51,7 @@ from fastroute._core.board import REASONS as _REASONS
 cdef extern from "fr_forward.h" nogil:
     ctypedef struct fr_forward_extra:
         const fr_field_rules *rules
+        const fr_field_rules *more
         fr_text id_name
         int forwarded
         fr_text values[7]
@@ -86,6 +87,22 @@ cdef class Attempt(Facts):
     def __dealloc__(self):
         fr_out_free(&self.gathered)
 
+    cdef bint know_peer(self) except -1:
+        name = self.source if self.source is not None else self.transport.get_extra_info("peername")
+        text = plain_address(name[0]) if isinstance(name, tuple) else "unix:"
+        self.peer = self.client = text.encode("ascii", "replace")
+        self.trusted = self.terms.trusts is not None and self.terms.trusts(text)
+        return isinstance(name, tuple)
+
+    def addresses(self):
+        """(address, port) of the client, and of where it connected to; None each where there is none."""
+        if self.source is not None:
+            return self.source, self.destination
+        ends = [None, None]
+        if self.transport is not None:
+            ends = [self.transport.get_extra_info(name) for name in ("peername", "sockname")]
+        return tuple([end[:2] if isinstance(end, tuple) else None for end in ends])
+
     cdef bint from_cache(self, const uint8_t *data, const fr_head *head) noexcept:
         return False
 
@@ -110,6 +127,7 @@ cdef class Attempt(Facts):
         cdef fr_forward_request how
         cdef fr_forward_extra extra
         cdef Py_ssize_t used = 0
+        cdef int status
         cdef Route route = self.terms.route
         if self.trusted:
             self.find_client(data, head)
@@ -135,9 +153,6 @@ cdef class Attempt(Facts):
         self.head_sent = self.head_flushed = self.refreshed = self.admitted = False
         self.queue_until_ms = 0
         self.continued = self.binding.wants_body = False
-        if not self.active and route.lines is not None:
-            self.active = True
-            route.lines.active += 1
         self.binding.has_token = self.binding.fresh_token = self.binding.touch = self.binding.bound = self.binding.hint = False
         self.binding.old_key = self.binding.news = False
         self.selection = None
@@ -147,9 +162,18 @@ cdef class Attempt(Facts):
         self.body_bytes = 0
         self.request_complete = head.body == FR_BODY_NONE or (head.body == FR_BODY_LENGTH and head.content_length == 0)
         self.state = FR_READ_HOLD if self.request_complete else FR_READ_BODY
+        if terms.hooks is not None:
+            status = self.ask_hook(data, head)
+            if status:
+                self.answer(status, not self.request_complete)
+                return 0
+            route = self.route
         if route.lines is None:
             self.answer(404, not self.request_complete)
             return 0
+        if not self.active:
+            self.active = True
+            route.lines.active += 1
         if head.body == FR_BODY_LENGTH and terms.body_bytes_max and head.content_length > terms.body_bytes_max:
             self.engine.counts.limit_body += 1
             self.refuse(413)
@@ -160,7 +184,7 @@ cdef class Attempt(Facts):
         if route.near is not None and self.from_cache(data, head):
             return 0
         how.extra = NULL
-        if terms.extra or route.request_fields is not None:
+        if terms.extra or route.request_fields is not None or self.hook_fields is not None:
             memset(&extra, 0, sizeof(extra))
             self.fill_values(extra.values)
             extra.values[FR_PIECE_HOST].data, extra.values[FR_PIECE_HOST].size = data + head.authority_at, head.authority_size
@@ -170,6 +194,9 @@ cdef class Attempt(Facts):
             if route.request_fields is not None:
                 fr_fields_drop(data, self.engine.request, route.request_fields.rules.drops, route.request_fields.rules.drop_count)
                 extra.rules = &route.request_fields.rules
+            if self.hook_fields is not None:
+                fr_fields_drop(data, self.engine.request, self.hook_fields.rules.drops, self.hook_fields.rules.drop_count)
+                extra.more = &self.hook_fields.rules
             how.extra = &extra
         how.trusted = self.trusted
         how.tls = terms.tls
@@ -212,6 +239,10 @@ cdef class Attempt(Facts):
         cdef Py_ssize_t size
         self.key = None
         self.reason = REASON_POLICY
+        if self.hook_key is not None:
+            self.key, self.binding.rule = self.hook_key, -1
+            self._choose()
+            return
         size = route.sticky.find(data, head, self.client, &self.binding, &key)
         if size:
             self.key = PyBytes_FromStringAndSize(<const char *>key, size)
@@ -387,6 +418,8 @@ cdef class Attempt(Facts):
             self.line.counted.in_flight += 1
             if not self.refreshed:
                 self._count_why()
+                if self.terms.hooks is not None and self.terms.hooks.selects:
+                    self.terms.hooks.selection(self.hooked, self.line.server, self.reason)
             if not self.refreshed:
                 while True:
                     up = self.line.take(not self.idempotent)
@@ -562,12 +595,6 @@ cdef class Attempt(Facts):
             self.cut()
         else:
             self.answer(500, not self.request_complete)
-
-    cdef void report(self, error) noexcept:
-        try:
-            self.engine.loop.call_exception_handler({"message": "fastroute: unexpected error in the relay", "exception": error})
-        except Exception:
-            pass
 
     # ---- what the slow path calls ------------------------------------------------------------------------------
 

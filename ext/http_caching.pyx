@@ -136,6 +136,7 @@ cdef class Caching(Attempt):
         if not self.keep:
             fr_out_text(out, b"Connection: close\r\n")
         fr_out_text(out, b"\r\n")
+        self.status, self.head_out = status, out.size
         self.engine.counts.responses[code] += 1
         self.route.counted.responses[code] += 1
         self.count_time()

@@ -1,22 +1,22 @@
 """What is known of the present request apart from its way: whose it is, its id, and what the access log will say of it.
 
 Not here: where it goes (http_attempt), the form of a line (fr_log.h). Rules of this file: nothing of it runs for a request of a
-peer that is not trusted, without request ids and without an access log.
+peer that is not trusted, without request ids, access log and hooks.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastroute._core.http_fields cimport (
     FR_PIECE_CLIENT_IP, FR_PIECE_REASON, FR_PIECE_REQUEST_ID, FR_PIECE_SCHEME, FR_PIECE_SERVER, fr_fields_drop, fr_hex_put,
-    fr_is_request_id, fr_text,
+    fr_is_request_id, fr_text, FieldRules,
 )
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_log cimport FR_LOG_FIELD_MAX, FR_LOG_TARGET_MAX, fr_log_record
 from fastroute._core.http_reading cimport Reading
 from fastroute._core.http_routes cimport Networks, fr_network
-from fastroute._core.http_terms cimport plain_address
 from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear, fr_out_free, fr_out_put
 
 cdef extern from "fr_forward.h" nogil:
@@ -32,22 +32,6 @@ cdef class Facts(Reading):
 
     def __dealloc__(self):
         fr_out_free(&self.noted)
-
-    cdef bint know_peer(self) except -1:
-        name = self.source if self.source is not None else self.transport.get_extra_info("peername")
-        text = plain_address(name[0]) if isinstance(name, tuple) else "unix:"
-        self.peer = self.client = text.encode("ascii", "replace")
-        self.trusted = self.terms.trusts is not None and self.terms.trusts(text)
-        return isinstance(name, tuple)
-
-    def addresses(self):
-        """(address, port) of the client, and of where it connected to; None each where there is none."""
-        if self.source is not None:
-            return self.source, self.destination
-        ends = [None, None]
-        if self.transport is not None:
-            ends = [self.transport.get_extra_info(name) for name in ("peername", "sockname")]
-        return tuple([end[:2] if isinstance(end, tuple) else None for end in ends])
 
     cdef void find_client(self, const uint8_t *data, const fr_head *head) noexcept:
         cdef char text[INET6_ADDRSTRLEN]
@@ -134,3 +118,44 @@ cdef class Facts(Reading):
         one.bytes -= min(one.bytes, self.head_out)
         one.duration_ns = fr_now_ns() - self.noted_ns
         self.terms.log.put(&one)
+
+    cdef int ask_hook(self, const uint8_t *data, const fr_head *head) noexcept:
+        self.hooked = self.page = self.hook_fields = self.hook_key = None
+        try:
+            asked = self.terms.hooks.request(
+                _text(data, head.method_at, head.method_size), _text(data, head.target_at, head.target_size),
+                _text(data, head.authority_at, head.authority_size), self.client.decode("latin-1"), _fields(data, head),
+                self.id[:self.id_size].decode("latin-1"), self.route.name.decode("ascii"))
+            self.hooked, self.page, self.hook_fields, self.hook_key = asked, asked.page, asked.rules, asked.key
+            if asked.route is not None:
+                self.route = asked.route
+            return asked.status
+        except Exception as error:
+            self.report(error)
+        return 0
+
+    cdef FieldRules ask_response_hook(self, const uint8_t *data, const fr_head *head, object server):
+        try:
+            return self.terms.hooks.response(self.hooked, head.status, _fields(data, head), server)
+        except Exception as error:
+            self.report(error)
+        return None
+
+    cdef void report(self, error) noexcept:
+        try:
+            self.engine.loop.call_exception_handler({"message": "fastroute: unexpected error in the relay", "exception": error})
+        except Exception:
+            pass
+
+
+cdef str _text(const uint8_t *data, size_t at, size_t size):
+    return PyUnicode_DecodeLatin1(<const char *>data + at, size, NULL)
+
+
+cdef list _fields(const uint8_t *data, const fr_head *head):
+    cdef list found = []
+    cdef unsigned int i
+    for i in range(head.field_count):
+        found.append((_text(data, head.fields[i].name_at, head.fields[i].name_size),
+                      _text(data, head.fields[i].value_at, head.fields[i].value_size)))
+    return found

@@ -19,7 +19,8 @@ from libc.string cimport memset
 
 from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
 from fastroute._core.http_caching cimport FR_FILL_SWALLOW, FR_FILL_TEE, Caching
-from fastroute._core.http_fields cimport FR_PIECE_REASON, FR_PIECE_SERVER, Page, fr_field_rules, fr_fields_drop, fr_text
+from fastroute._core.http_facts cimport Facts
+from fastroute._core.http_fields cimport FR_PIECE_REASON, FR_PIECE_SERVER, FieldRules, Page, fr_field_rules, fr_fields_drop, fr_text
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_LENGTH, FR_BODY_UNTIL_CLOSE, FR_SCAN_DONE, fr_head, fr_head_limits, fr_scan_response
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
 from fastroute._core.http_route cimport Route
@@ -146,7 +147,10 @@ cdef class Downstream(Caching):
         if self.route.response_fields is not None:
             self.fill_values(values)
             how.rules = &self.route.response_fields.rules
-        if len(self.relay.pages):
+        if self.page is not None:
+            page, self.page = self.page, None
+            how.head, how.body = &page.head, &page.body
+        elif len(self.relay.pages):
             page = self.relay.pages.get(status)
             if page is not None:
                 how.head, how.body = &page.head, &page.body
@@ -272,6 +276,7 @@ cdef class Downstream(Caching):
         cdef fr_out *out = &self.engine.out
         cdef fr_forward_response how
         cdef fr_text values[FR_PIECES_MAX]
+        cdef FieldRules changed = None
         cdef int code = head.status // 100
         if code > 5:
             code = 0
@@ -299,7 +304,13 @@ cdef class Downstream(Caching):
         how.date_size = self.engine.date_size
         how.body = self.out_body
         how.close = not self.keep
-        how.rules = NULL
+        how.rules = how.more = NULL
+        if relay.hooks is not None and relay.hooks.responds:
+            changed = self.ask_response_hook(data, head, self.line.server)
+            if changed is not None:
+                fr_fields_drop(data, self.engine.response, changed.rules.drops, changed.rules.drop_count)
+                how.more = &changed.rules
+                how.values = values
         if self.route.response_fields is not None:
             self._apply_rules(data, &how, values)
         self.engine.counts.cookie_overwritten += fr_write_response(out, data, head, &how)
@@ -354,7 +365,8 @@ cdef class Downstream(Caching):
         """After the server's fields come our own."""
         if self.route.sticky.learns:
             self._learn(data, head)
-        self.route.sticky.put_cookie(out, &self.binding, self.line.digest)
+        if self.hook_key is None:  # a key that a hook names needs no cookie
+            self.route.sticky.put_cookie(out, &self.binding, self.line.digest)
         if self.relay.debug:
             self._put_debug(out)
         if self.fill_says is not None:

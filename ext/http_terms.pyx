@@ -29,6 +29,7 @@ cdef class Terms:
         request_id: name of the field with a request's id, "" for none.
         pages: status -> Page, for answers of our own.
         log: where requests are logged, or None.
+        hooks: fastroute.proxy.hooks.ListenerHooks, or None.
         name: the listener's.
         debug: responses say X-Fastroute.
         tls: clients come over TLS.
@@ -36,7 +37,7 @@ cdef class Terms:
     """
 
     def __init__(self, Engine engine not None, Route route not None, *, limits, timeouts, RouteTable table=None, targets=(),
-                 Networks trusts=None, forwarded=False, request_id="", pages=None, AccessLog log=None, name="", debug=False, tls=False, Row row=None, column=0):
+                 Networks trusts=None, forwarded=False, request_id="", pages=None, AccessLog log=None, hooks=None, name="", debug=False, tls=False, Row row=None, column=0):
         self.engine, self.route = engine, route
         self.table, self.targets = table, tuple(targets)
         for target in self.targets:
@@ -61,6 +62,7 @@ cdef class Terms:
         self.id_name.data, self.id_name.size = <const uint8_t *>PyBytes_AS_STRING(self.id_lower), PyBytes_GET_SIZE(self.id_lower)
         self.extra = self.id_name.size != 0 or forwarded
         self.pages = dict(pages or {})
+        self.hooks = hooks
         self.log, self.name = log, name.encode("ascii")
         self.row = row
         self.gauges = &self.own_gauges if row is None else row.listener(column)

@@ -7,6 +7,7 @@ from fastroute._core.http_upstream cimport ServerLine, Upstream
 from fastroute._core.http_wire cimport fr_out
 
 cdef class Attempt(Facts):
+    cdef object source, destination     # (address, port) that a proxy in front told, or None
     cdef readonly bint raw              # no request: bytes as they come
     cdef bint keep                      # the connection goes on after this answer
     cdef bint client_keeps              # the client expects it to
@@ -40,6 +41,8 @@ cdef class Attempt(Facts):
     cdef uint64_t watched_epoch, watched_ms, rate_epoch, rate_ms, rate_mark
     cdef int rate_part
 
+    # Set peer and trusted; whether it has an address.
+    cdef bint know_peer(self) except -1
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
     cdef bint _wait(self, int phase) noexcept
     cdef void _gather(self) noexcept
@@ -64,7 +67,6 @@ cdef class Attempt(Facts):
     cdef void _count_why(self) noexcept
     # An exception that nobody expected: told to the event loop, and the request fails.
     cdef void unexpected(self, error) noexcept
-    cdef void report(self, error) noexcept
 
     # What the layers above give their meaning.
     # Answer from the cache; False: it is not that simple.

@@ -22,6 +22,7 @@ cdef extern from "fr_forward.h" nogil:
         int close
         const fr_field_rules *rules
         const fr_text *values
+        const fr_field_rules *more
 
 @cython.final
 cdef class Relay(Terms):

@@ -24,6 +24,7 @@ cdef class Terms:
     cdef fr_text id_name                # id_lower
     cdef bint extra                     # id_name or forwarded
     cdef dict pages                     # status -> Page
+    cdef object hooks                   # fastroute.proxy.hooks.ListenerHooks; None: there are none
     cdef AccessLog log                  # None: there is none
     cdef bytes name                     # the listener's
     cdef bint debug

@@ -27,6 +27,7 @@ class Terms:
         request_id: str = "",
         pages: Mapping[int, Page] | None = None,
         log: AccessLog | None = None,
+        hooks: object = None,
         name: str = "",
         debug: bool = False,
         tls: bool = False,

@@ -49,6 +49,7 @@ from fastroute.model import Server
 from fastroute.proxy.caching import ResponseCache
 from fastroute.proxy.fields import request_rules, response_rules
 from fastroute.proxy.forward import SlowPath
+from fastroute.proxy.hooks import Hooks, ListenerHooks
 from fastroute.proxy.routes import route_table
 from fastroute.proxy.seat import Seat
 from fastroute.proxy.tls import upstream_context
@@ -373,6 +374,7 @@ def make_relay(
     seat: Seat,
     column: int,
     log: AccessLog | None,
+    hooks: Hooks | None,
 ) -> Relay:
     """A listener's compiled settings."""
     listener = config.listeners[name]
@@ -393,11 +395,17 @@ def make_relay(
         return made[pool, cache]
 
     enabled = config.cache.enabled
+    default = route_to(listener.pool, enabled)
+    targets = [route_to(one.pool, enabled and one.cache is not False, one) for one in listener.routes]
+    by_pool = {one.pool: target for one, target in zip(reversed(listener.routes), reversed(targets), strict=True)}
     relay = Relay(
         engine,
-        route_to(listener.pool, enabled),
+        default,
         table=route_table(listener),
-        targets=[route_to(one.pool, enabled and one.cache is not False, one) for one in listener.routes],
+        targets=targets,
+        hooks=ListenerHooks(hooks, name, by_pool | ({listener.pool: default} if listener.pool else {}))
+        if hooks
+        else None,
         limits=listener.limits,
         timeouts=listener.timeouts,
         trusts=Networks(listener.trusted_proxies) if listener.trusted_proxies else None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,8 +25,10 @@ from fastroute.affinity import Affinity
 from fastroute.clock import SYSTEM, Clock
 from fastroute.config.schema import Config
 from fastroute.errors import UsageError
+from fastroute.model import Server
 from fastroute.proxy.access_log import LogFile
 from fastroute.proxy.build import Parts, make_relay, open_parts
+from fastroute.proxy.hooks import HookRequest, HookResponse, Hooks
 from fastroute.proxy.keeper import Keeper, keeps_anything
 from fastroute.proxy.listener import Listener
 from fastroute.proxy.seat import Seat, own_seat
@@ -59,6 +61,8 @@ class Proxy:
         clock: stamps cookies; tests hold it still.
         affinity: what remembers bindings, for all sticky pools; None: made from the configuration.
         seat: where it counts for others to read, and whose orders it follows; None: by itself.
+        on_request, on_selection, on_response: hooks (fastroute.proxy.hooks), called in the event loop for every
+            request; looked at when the proxy starts.
 
     Notes:
         Belongs to one event loop. `async with` starts it and closes it.
@@ -72,7 +76,11 @@ class Proxy:
         clock: Clock = SYSTEM,
         affinity: Any = None,
         seat: Seat | None = None,
+        on_request: Callable[[HookRequest], object] | None = None,
+        on_selection: Callable[[HookRequest, Server, str], object] | None = None,
+        on_response: Callable[[HookRequest, HookResponse], object] | None = None,
     ) -> None:
+        self.on_request, self.on_selection, self.on_response = on_request, on_selection, on_response
         self._config, self._given, self._clock, self._affinity = config, sockets, clock, affinity
         self._seat = seat if seat is not None else own_seat(config)
         self._keeper: Keeper | None = None
@@ -101,13 +109,14 @@ class Proxy:
             sockets = self._given if self._given is not None else self._open()
             engine.start(asyncio.get_running_loop())
             lines = self._open_log(engine)
+            hooks = Hooks(self.on_request, self.on_selection, self.on_response)
             for name, listener in self._config.listeners.items():
                 column = self._seat.columns.listeners[name]
                 relay: Relay | TcpRelay
                 if listener.protocol == "tcp":
                     relay = make_tcp_relay(self._config, name, self._parts.pools, engine, self._seat, column)
                 else:
-                    relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, column, lines)
+                    relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, column, lines, hooks)
                 self._listeners.append(Listener(name, relay, list(sockets[name]), listener))
             for ready in self._listeners:
                 await ready.start()

@@ -110,7 +110,7 @@ static void response(const uint8_t *data, size_t size, size_t step, uint64_t ran
     static fr_head head, pieces, second;
     int verdict = scan(fr_scan_response_head, data, size, 0, random, &head);
     int in_pieces = scan(fr_scan_response_head, data, size, step, random, &pieces);
-    fr_forward_response how = {(const uint8_t *)"fastroute", 9, (const uint8_t *)"Sun, 06 Nov 1994 08:49:37 GMT", 29, 0, 0, NULL, NULL};
+    fr_forward_response how = {(const uint8_t *)"fastroute", 9, (const uint8_t *)"Sun, 06 Nov 1994 08:49:37 GMT", 29, 0, 0, NULL, NULL, NULL};
     fr_out out;
     size_t searched = 0, at = 0, length = 0;
 
