@@ -1,7 +1,7 @@
 """Proxies and servers for the load measurements: started, pinned, looked into, ended.
 
-Rules of this file: one process of each proxy, on core 0 where there are two; load and servers on the others. Loopback and
-free ports only; every process ends with its block.
+Rules of this file: one process of each proxy, on core 0 where there are two; load and servers on the others. Loopback
+and free ports only; every process ends with its block.
 """
 
 from __future__ import annotations
