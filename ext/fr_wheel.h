@@ -7,7 +7,9 @@
  *
  * Resolution: 256 ms, late by at most two ticks, never early. Horizon: 512 ticks = 131 s; later limits wait in the
  * farthest bucket and are looked at again.
- * Rules: single-threaded (one event loop); `fire` may arm, disarm or remove any timer, its own included.
+ * Rules: single-threaded (one event loop); `fire` may arm, disarm or remove any timer, its own included. Thousands of
+ * limits that pass at once (clients that came together and never finish their heads) must not hold everybody else up: an
+ * advance fires so many at most, the rest stand in `late`, in order, for the caller to fire bit by bit.
  */
 #ifndef FR_WHEEL_H
 #define FR_WHEEL_H
@@ -26,6 +28,7 @@ typedef struct fr_timer {
 
 typedef struct {
     uint64_t tick; /* the last one walked */
+    fr_timer late; /* passed, not fired yet */
     fr_timer slots[FR_WHEEL_SLOTS];
 } fr_wheel;
 
@@ -34,6 +37,7 @@ typedef void (*fr_wheel_fire)(void *owner);
 static inline void fr_wheel_init(fr_wheel *wheel, uint64_t now_ms)
 {
     wheel->tick = now_ms >> FR_WHEEL_SHIFT;
+    wheel->late.next = wheel->late.prev = &wheel->late;
     for (int i = 0; i < FR_WHEEL_SLOTS; i++)
         wheel->slots[i].next = wheel->slots[i].prev = &wheel->slots[i];
 }
@@ -84,7 +88,28 @@ static inline void fr_timer_disarm(fr_timer *timer)
     timer->deadline_ms = 0;
 }
 
-static inline void fr_wheel_advance(fr_wheel *wheel, uint64_t now_ms, fr_wheel_fire fire)
+/* Fire up to `most` of those that are late; -> are there more? One that was armed anew or disarmed meanwhile is not fired. */
+static inline int fr_wheel_fire_late(fr_wheel *wheel, uint64_t now_ms, fr_wheel_fire fire, unsigned most)
+{
+    fr_timer *timer;
+
+    while (most && (timer = wheel->late.next) != &wheel->late) {
+        uint64_t deadline_ms = timer->deadline_ms;
+
+        fr_timer_remove(timer);
+        if (deadline_ms > now_ms) {
+            timer->deadline_ms = deadline_ms;
+            fr_wheel_link(wheel, timer, (deadline_ms >> FR_WHEEL_SHIFT) + 1);
+        } else if (deadline_ms) {
+            most--;
+            fire(timer->owner);
+        }
+    }
+    return wheel->late.next != &wheel->late;
+}
+
+/* -> are there more that have passed? They wait for fr_wheel_fire_late, or for the next advance. */
+static inline int fr_wheel_advance(fr_wheel *wheel, uint64_t now_ms, fr_wheel_fire fire, unsigned most)
 {
     uint64_t target = now_ms >> FR_WHEEL_SHIFT;
     fr_timer list, *head, *timer;
@@ -107,11 +132,17 @@ static inline void fr_wheel_advance(fr_wheel *wheel, uint64_t now_ms, fr_wheel_f
             if (deadline_ms > now_ms) {
                 timer->deadline_ms = deadline_ms;
                 fr_wheel_link(wheel, timer, (deadline_ms >> FR_WHEEL_SHIFT) + 1);
-            } else {
-                fire(timer->owner);
+            } else { /* in the order of their buckets */
+                timer->deadline_ms = deadline_ms;
+                timer->due_tick = wheel->tick; /* whatever it is armed to from here on is later */
+                timer->next = &wheel->late;
+                timer->prev = wheel->late.prev;
+                wheel->late.prev->next = timer;
+                wheel->late.prev = timer;
             }
         }
     }
+    return fr_wheel_fire_late(wheel, now_ms, fire, most);
 }
 
 #endif

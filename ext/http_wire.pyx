@@ -23,7 +23,8 @@ from fastroute._core.board cimport FR_BOARD_ENGINE_BYTES, Row
 
 cdef extern from "fr_wheel.h" nogil:
     ctypedef void (*fr_wheel_fire)(void *owner) noexcept
-    void fr_wheel_advance(fr_wheel *wheel, uint64_t now_ms, fr_wheel_fire fire) noexcept
+    int fr_wheel_advance(fr_wheel *wheel, uint64_t now_ms, fr_wheel_fire fire, unsigned int most) noexcept
+    int fr_wheel_fire_late(fr_wheel *wheel, uint64_t now_ms, fr_wheel_fire fire, unsigned int most) noexcept
 
 cdef extern from "<sys/socket.h>" nogil:
     enum: MSG_NOSIGNAL
@@ -54,6 +55,9 @@ if sizeof(fr_counts) > FR_BOARD_ENGINE_BYTES:
 
 # One tick of the wheel.
 TICK_S = 0.25
+# Time limits that end a connection each, in one go: about a millisecond. What else has passed waits until the event loop has
+# looked at everybody again.
+cdef unsigned int FIRE_MOST = 50
 
 cdef void _fire(void *owner) noexcept with gil:
     cdef Wire wire = <Wire>owner
@@ -123,9 +127,24 @@ cdef class Engine:
         if self.clock.manual_ms:
             self.clock.manual_ms = <uint64_t>(self.wall.monotonic_s() * 1000)
         self._refresh()
-        fr_wheel_advance(self.wheel, self.now_ms(), _fire)
+        if fr_wheel_advance(self.wheel, self.now_ms(), _fire, FIRE_MOST):
+            self._more_later()
         for look in self.watches:
             look()
+
+    def _more_later(self):
+        if self.late is not None:
+            return
+        if self.loop is None:  # only tick() is called: by a test
+            while fr_wheel_fire_late(self.wheel, self.now_ms(), _fire, FIRE_MOST):
+                pass
+        else:
+            self.late = self.loop.call_soon(self._fire_late)
+
+    def _fire_late(self):
+        self.late = None
+        if fr_wheel_fire_late(self.wheel, self.now_ms(), _fire, FIRE_MOST):
+            self._more_later()
 
     def start(self, loop):
         """Tick on this loop from now on."""
@@ -139,9 +158,10 @@ cdef class Engine:
 
     def stop(self):
         """Tick no more."""
-        if self.handle is not None:
-            self.handle.cancel()
-            self.handle = None
+        for handle in (self.handle, self.late):
+            if handle is not None:
+                handle.cancel()
+        self.handle = self.late = None
 
     def drain(self):
         """From now on every answer ends its connection."""
@@ -411,12 +431,13 @@ cdef class Wire:
             self.transport = None
 
 
-def wheel_trace(steps):
+def wheel_trace(steps, unsigned int most=50):
     """What the timer wheel fires, for tests.
 
     Args:
         steps: ("arm", timer, deadline_ms), ("disarm", timer) or ("advance", now_ms), timers numbered from 0 to 63;
             time starts at 0.
+        most: how many fire in one go; more goes follow at once.
 
     Returns:
         One list per "advance": the timers that fired, in order.
@@ -434,7 +455,9 @@ def wheel_trace(steps):
             if step[0] == "advance":
                 global _fired
                 _fired = []
-                fr_wheel_advance(wheel, step[1], _note)
+                fr_wheel_advance(wheel, step[1], _note, most)
+                while fr_wheel_fire_late(wheel, step[1], _note, most):
+                    pass
                 trace.append(_fired)
                 continue
             if not 0 <= step[1] < 64:

@@ -105,7 +105,7 @@ cdef class Engine:
     cdef uint8_t noise[2048]
     cdef Py_ssize_t noise_left
     cdef readonly bint draining
-    cdef object loop, handle, wall
+    cdef object loop, handle, late, wall
     cdef readonly list watches          # callables, each called at every tick
     # Monotonic milliseconds, coarse.
     cdef uint64_t now_ms(self) noexcept

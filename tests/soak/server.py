@@ -1,7 +1,8 @@
 """An application server for the soak: `python -m tests.soak.server PORT`; prints "ready".
 
 GET /bytes?n=N&seed=S: N bytes that only S decides, with a length or (odd S) in chunks. POST /echo: the body. /ws: a
-WebSocket that echoes. Everything else: 404. Bodies can be checked by whoever knows N and S (body_of).
+WebSocket that echoes binary messages. /page: an empty page for a browser. Everything else: 404. Bodies can be checked by
+whoever knows N and S (body_of).
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ async def _echo(request: web.Request) -> web.Response:
     return web.Response(body=await request.read())
 
 
+async def _page(request: web.Request) -> web.Response:
+    return web.Response(text="<!doctype html><title>soak</title>", content_type="text/html")
+
+
 async def _socket(request: web.Request) -> web.WebSocketResponse:
     socket = web.WebSocketResponse()
     await socket.prepare(request)
@@ -53,6 +58,7 @@ async def _serve(port: int) -> None:
     app.router.add_get("/bytes", _bytes)
     app.router.add_post("/echo", _echo)
     app.router.add_get("/ws", _socket)
+    app.router.add_get("/page", _page)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
