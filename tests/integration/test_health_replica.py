@@ -135,6 +135,16 @@ def test_another_worker_takes_over_when_the_one_that_asks_is_killed(site: Site):
     site.until(0, "down")
 
 
+def test_another_worker_takes_over_when_the_one_that_asks_is_stopped(site: Site):
+    for worker in site.admin.get("/api/v1/statistics")["workers"]:  # one of them is the one that asks
+        os.kill(worker["pid"], signal.SIGSTOP)
+        try:
+            before = len(site.servers[0].checks)
+            until(lambda before=before: len(site.servers[0].checks) > before + 2, "checks go on")
+        finally:
+            os.kill(worker["pid"], signal.SIGCONT)
+
+
 def test_one_check_at_a_time_and_at_the_configured_rate(site: Site):
     server = site.servers[2]
     until(lambda: len(server.checks) > 5, "it is asked")

@@ -12,7 +12,7 @@ import random
 import pytest
 
 from fastroute.clock import ManualClock
-from fastroute.fleet.messages import Mail, Seal
+from fastroute.fleet.messages import Mail, Message, Seal
 from fastroute.fleet.presence import TTL_S, Presence
 from fastroute.fleet.probes import CONFIRM_S, Plan, Probes, rank
 from tests.support.fleet_store import DictStore
@@ -275,6 +275,21 @@ async def test_a_hook_that_fails_keeps_a_server_out_and_is_run_by_one_replica():
     world.bad.clear()
     await world.run(5, lambda: world.up("s3") == {True})
     assert world.joins["s3"] == 1
+
+
+def test_what_one_replica_publishes_is_bounded_and_what_changed_last_comes_first():
+    keys = [("app", f"s{i}-{'x' * 50}") for i in range(6000)]
+    clock = ManualClock()
+    probes = Probes("r0", dict.fromkeys(keys, Plan(rise=1, fall=1)), clock=clock)
+    probes.members(["r0"])
+    for key in keys:
+        probes.checked(key, True, "y" * 160, 0.001, boot="z" * 100)
+    clock.advance(1)
+    probes.checked(keys[-1], False, "it is down", 0.001)
+    body = probes.body()
+    assert body["app"][0][0] == keys[-1][1]
+    assert 1000 < len(body["app"]) < len(keys)
+    Seal([SECRET], "fr").seal(Message("health", "r0", "r0", 1, body))
 
 
 def test_one_replica_more_takes_only_its_share_of_the_servers():
