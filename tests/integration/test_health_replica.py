@@ -101,6 +101,10 @@ def test_each_flip_is_logged_once_with_its_reason(site: Site):
 
 
 def test_checks_never_take_the_last_servers_out(site: Site):
+    site.servers[0].status = site.servers[1].status = 500
+    for i in range(2):
+        site.until(i, "down")
+    assert site.visit(6) == {site.servers[2].name}
     for server in site.servers.all:
         server.status = 500
     for i in range(3):

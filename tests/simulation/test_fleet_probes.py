@@ -277,6 +277,21 @@ async def test_a_hook_that_fails_keeps_a_server_out_and_is_run_by_one_replica():
     assert world.joins["s3"] == 1
 
 
+async def test_a_hook_on_a_schedule_is_run_by_one_replica_and_its_failure_takes_nobody_out():
+    world = World(4, Plan(interval_s=1.0, rise=1, fall=1, join=True, join_interval_s=2.0))
+    for _, server in SERVERS:
+        world.hooks[server] = True
+    await world.run(8)
+    assert not any(one.probes.held(("app", "s3")).joining for one in world.replicas)
+    world.joins.clear()
+    await world.run(20)
+    assert world.joins["s3"] == pytest.approx(10, abs=2)
+    world.hooks["s3"] = False
+    await world.run(5)
+    assert not any(one.probes.held(("app", "s3")).joining for one in world.replicas)
+    assert world.up("s3") == {True}
+
+
 def test_what_one_replica_publishes_is_bounded_and_what_changed_last_comes_first():
     keys = [("app", f"s{i}-{'x' * 50}") for i in range(6000)]
     clock = ManualClock()
