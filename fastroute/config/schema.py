@@ -423,6 +423,12 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Whether a server has max_connections, which the workers of a machine count together."""
         return any(server.max_connections for server in self.servers)
 
+    @property
+    def judged(self) -> bool:
+        """Whether somebody looks after what a replica's keeper says of the servers."""
+        swept = self.outlier is not None and bool(self.outlier.failure_ratio or self.outlier.latency_factor)
+        return self.health is not None or swept
+
     def server_list(self) -> list[Server]:
         """The servers as pools take them."""
         return [server.server() for server in self.servers]

@@ -23,7 +23,7 @@ Rules of this file: time comes in through the clock, chance through `draw`; what
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -32,14 +32,20 @@ from fastroute.clock import SYSTEM, Clock
 from fastroute.fleet.messages import Versions
 from fastroute.health.state import Status, after, backed_off, wait_s
 
-__all__ = ["CONFIRM_S", "ENTRIES_MAX", "Errand", "Held", "Key", "Last", "Plan", "Probes", "Role"]
+__all__ = ["BODY_BYTES_MAX", "CONFIRM_S", "Errand", "Held", "Key", "Last", "Plan", "Probes", "Role"]
 
 CONFIRM_S = 10.0
 """How long an owner waits for its second's opinion before it decides alone: the second may lack the server."""
 
-ENTRIES_MAX = 4096
-"""Servers that one replica publishes at a time, those that changed last first: some 100 bytes each, of the 512 KiB of
-a message. Beyond it the others keep what they hold of the rest."""
+BODY_BYTES_MAX = 400 << 10
+"""Of what one replica publishes at a time, of the 512 KiB of a message: some 4,000 servers that it asks, those that
+changed last first. Beyond it the others keep what they hold of the rest."""
+
+STEP = 100
+"""Servers that are heard of in one step: well under a millisecond."""
+
+_ENTRY_BYTES = 64
+"""Of an entry, beside its texts: nine numbers and lengths."""
 
 Key = tuple[str, str]
 """(pool, server)."""
@@ -172,10 +178,13 @@ class Probes:
         if names == self._names:
             return
         self._names = names
+        self._heard = {name: entries for name, entries in self._heard.items() if name in names}
         for key, case in self._cases.items():
+            owner = case.owner
             case.owner, case.second = rank(key, names if case.plan.shared else (self.me,))
             self._take(key, case)
-        self._heard = {name: entries for name, entries in self._heard.items() if name in names}
+            if case.owner != owner:
+                self._look_at(key)
 
     def update(self, plans: Mapping[Key, Plan]) -> None:
         """Other servers: who stays goes on."""
@@ -333,10 +342,33 @@ class Probes:
 
     def hear(self, bodies: Mapping[str, Any]) -> None:
         """What the living replicas published last; those that are missing are as before."""
+        for _ in self.hear_in_steps(bodies):
+            pass
+
+    def hear_in_steps(self, bodies: Mapping[str, Any]) -> Iterator[None]:
+        """The same, a hundred servers a step, for an event loop that has something else to do."""
+        seen = 0
         for name, body in bodies.items():
-            if name in self._names and name != self.me:
-                self._heard[name] = _entries(body)
-        for key, case in self._cases.items():
+            if name not in self._names or name == self.me:
+                continue
+            before, now = self._heard.get(name, {}), {}
+            known = self._heard[name] = dict(before)
+            for key, entry in _entries(body):
+                now[key] = known[key] = entry
+                if before.get(key) != entry:
+                    self._look_at(key)
+                seen += 1
+                if seen % STEP == 0:
+                    yield
+            self._heard[name] = now
+            for key in before.keys() - now.keys():
+                self._look_at(key)
+        for key in [key for key, case in self._cases.items() if case.episode]:
+            self._look_at(key)  # an answer may be overdue
+
+    def _look_at(self, key: Key) -> None:
+        case = self._cases.get(key)
+        if case is not None:
             self._adopt(key, case)
             self._settle(key, case)
 
@@ -415,10 +447,11 @@ class Probes:
         now_s = self._clock.monotonic_s()
         mine = [(key, case) for key, case in self._cases.items() if case.role == "owner" and case.status.up is not None]
         mine += [(key, case) for key, case in self._cases.items() if case.confirming and case.status.up is not None]
-        if len(mine) > ENTRIES_MAX:
+        if len(mine) * _ENTRY_BYTES * 4 > BODY_BYTES_MAX:
             mine.sort(key=lambda pair: -pair[1].changed_s)
         found: dict[str, list[list[Any]]] = {}
-        for (pool, server), case in mine[:ENTRIES_MAX]:
+        size = 0
+        for (pool, server), case in mine:
             last = case.last or Last(True, "", 0.0, now_s, self.me)
             entry = _Entry(
                 _state_of(case),
@@ -431,6 +464,10 @@ class Probes:
                 case.fingerprint,
                 case.why if not last.ok or case.joining else last.tells,
             )
+            texts = (server, entry.boot, entry.fingerprint, entry.tells)
+            size += _ENTRY_BYTES + sum(len(text) if text.isascii() else 4 * len(text) for text in texts)
+            if size > BODY_BYTES_MAX:
+                break
             found.setdefault(pool, []).append([server, *entry])
         self.dirty = False
         return found
@@ -479,12 +516,9 @@ def _state_of(case: _Case) -> int:
     return _DOWN if case.up is False else _JOINING if case.joining else _UP
 
 
-def _entries(body: Any) -> dict[Key, _Entry]:
+def _entries(body: Any) -> Iterator[tuple[Key, _Entry]]:
     """What a body says, as far as it is of the form that is expected."""
-    found: dict[Key, _Entry] = {}
-    if not isinstance(body, dict):
-        return found
-    for pool, entries in body.items():
+    for pool, entries in body.items() if isinstance(body, dict) else ():
         for one in entries if isinstance(entries, list) else ():
             match one:
                 case [
@@ -499,7 +533,6 @@ def _entries(body: Any) -> dict[Key, _Entry]:
                     str(fingerprint),
                     str(tells),
                 ] if _UP <= state <= _SEEN_DOWN:
-                    found[pool, server] = _Entry(
-                        state, episode, age_ms, latency_us, ok, restarts, boot, fingerprint, tells[:_TELLS_MAX]
-                    )
-    return found
+                    tells = tells[:_TELLS_MAX]
+                    numbers = state, episode, age_ms, latency_us, ok, restarts
+                    yield (pool, server), _Entry(*numbers, boot, fingerprint, tells)

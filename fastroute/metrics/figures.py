@@ -217,7 +217,7 @@ def _check(board: Board, column: int) -> dict[str, Any]:
         "ok": how == "ok",
         "detail": detail,
         "at": at_ms / 1000,
-        "latency_ms": round(latency_ns / 1e6, 3),
+        "duration_ms": round(latency_ns / 1e6, 3),
         "by": by,
         "checks": checks,
         "failed": failed,

@@ -34,7 +34,7 @@ CHECKS_MAX = 128
 """Questions in flight at once, over all pools: connections and descriptors that requests do not get."""
 
 TICK_S_MIN, TICK_S_MAX = 0.02, 0.1
-"""Between two looks at what is due, which walk over all servers: 0.3 ms for a thousand; and a new plan is seen soon."""
+"""Between two looks at what is due, which walk over all servers: 0.5 ms for a thousand; and a new plan is seen soon."""
 
 log = logging.getLogger("fastroute.health")
 

@@ -32,7 +32,6 @@ from fastroute.affinity.record import TERM_RANDOM_BITS
 from fastroute.clock import Clock
 from fastroute.config.schema import (
     Config,
-    OutlierConfig,
     PoolConfig,
     RequestFields,
     ResponseFields,
@@ -73,8 +72,9 @@ __all__ = [
 CACHE_TIMEOUT_S = 0.25
 """Longest wait for the cache's nodes: a part of a response is half a megabyte, and a miss costs a server more."""
 
-PANIC_RATIO = OutlierConfig().panic_ratio
-"""Where servers are checked and nothing else is said: checks never take the last servers out."""
+PANIC_RATIO = 1e-6
+"""Where servers are checked and [pools.NAME.outlier] does not say more: below one ready server, that is when checks
+have taken the last one out, all are used. A larger share sends users to servers that are known to be down."""
 
 
 @dataclass

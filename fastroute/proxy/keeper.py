@@ -27,7 +27,7 @@ from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import UsageError
 from fastroute.fleet import load
 from fastroute.fleet.load import Load
-from fastroute.fleet.messages import Mail, Seal
+from fastroute.fleet.messages import Mail, Message, Seal
 from fastroute.fleet.presence import Presence, own_facts
 from fastroute.fleet.probes import Held, Key, Probes, rank
 from fastroute.health.checks import Outcome
@@ -108,6 +108,7 @@ class Keeper:
         self._current: dict[str, str] = {}
         self._odd: dict[str, set[str]] = {}
         self._names: tuple[str, ...] = ()
+        self._versions: dict[str, int] = {}
         self._mail: Mail | None = None
 
     def start(self) -> None:
@@ -231,21 +232,28 @@ class Keeper:
                     await mail.publish(HEALTH, self._probes.me, body, HEALTH_TTL_S)
                 others = [name for name in presence.names if name != self._probes.me]
                 found = await mail.fetch(HEALTH, others)
-                self._hear({name: one.message.body for name, one in found.items() if one.message is not None})
+                await self._hear({name: one.message for name, one in found.items() if one.message is not None})
             end_s = now_s + EXCHANGE_S
             while self._clock.monotonic_s() < end_s and not self._probes.dirty:  # noqa: ASYNC110
                 await asyncio.sleep(TICK_S)
 
-    def _hear(self, bodies: Mapping[str, Any]) -> None:
+    async def _hear(self, messages: Mapping[str, Message]) -> None:
         """What other replicas say; of a pool's contents the one that the ring names for it decides what is current."""
-        self._probes.hear({name: _without_current(body) for name, body in bodies.items()})
+        fresh = {name: one for name, one in messages.items() if self._versions.get(name) != one.version}
+        self._versions = {name: one.version for name, one in messages.items()}
+        bodies = {name: one.body for name, one in fresh.items()}
+        for _ in self._probes.hear_in_steps({name: _without_current(body) for name, body in bodies.items()}):
+            await asyncio.sleep(0)
         for pool in self._current:
             leader, _ = rank((pool, ""), self._names) if self._names else ("", "")
             body = bodies.get(leader)
             told = body.get(CURRENT) if isinstance(body, dict) else None
             if isinstance(told, dict) and isinstance(told.get(pool), str) and told[pool]:
                 self._current[pool] = told[pool]
-        self._tell()
+        for key in self._probes.touched():
+            self._give(key)
+            if self._tell_heard(key):
+                await asyncio.sleep(0)
 
     # ---- load
 
@@ -265,7 +273,8 @@ class Keeper:
     async def _share_load(self, mail: Mail, presence: Presence) -> None:
         """What is in flight on other machines, into the zone, for as long as this worker is the keeper."""
         zone = self._parts.zone
-        assert zone is not None
+        if zone is None:  # a proxy whose affinity was handed in has none: its own requests are all that counts
+            return
         try:
             guest = GuestLoads(zone)
         except UsageError as error:
@@ -313,8 +322,8 @@ class Keeper:
             self._verdicts.give(*key, Verdict(ejected=swept))
 
     def _give(self, key: Key) -> None:
-        held = self._probes.held(key)
-        if held.up is None:
+        held = self._probes.held(key) if key in self._asking.asked else None
+        if held is None or held.up is None:
             return
         before, now = self._verdicts.of(*key), self._verdict_of(key, held)
         if before != now:
@@ -364,18 +373,21 @@ class Keeper:
                 log.warning("pool %s: server %s has the pool's contents again", pool, server)
         return changed
 
-    def _tell_heard(self, key: Key) -> None:
-        """Write down the last check that another replica made."""
+    def _tell_heard(self, key: Key) -> bool:
+        """Write down the last check that another replica made; False where there is none that is new."""
+        if key not in self._asking.asked:
+            return False
         last = self._probes.last(key)
         column = self._columns[key[0]].get(key[1], 0)
         if last is None or not column or last.by == self._probes.me:
-            return
+            return False
         if self._told_checks.get(key) == (last.at_s, last.by):
-            return
+            return False
         self._told_checks[key] = (last.at_s, last.by)
         at_ms = int((self._clock.wall_s() - (self._clock.monotonic_s() - last.at_s)) * 1000)
         tells = f"{'ok' if last.ok else 'failed'}\0{last.by}\0{last.tells}"
         self._board.note_check(column, at_ms, int(last.seconds * 1e9), tells, own=False, ok=last.ok)
+        return True
 
     def _log(self, key: Key, held: Held, before: Verdict | None) -> None:
         pool, server = key

@@ -109,7 +109,7 @@ class Seat:
                 apply(parts.standing, server, order, self._weights[name].get(server, 1))
         for name, server, verdict in self._verdicts.changed():
             parts = self._parts.pools.get(name)
-            if parts is not None:
+            if parts is not None and parts.config.judged:
                 parts.standing.judge(server, verdict)
         self._version = version
         self._say_pools()

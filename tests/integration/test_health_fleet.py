@@ -130,6 +130,32 @@ def test_a_server_that_turns_bad_is_down_on_all_replicas_and_a_second_one_has_co
     assert sum("is up again" in line for line in lines) == REPLICAS  # each replica says so once
 
 
+def test_forged_messages_in_the_store_change_nothing_and_are_counted(fleet: Fleet):
+    names = fleet.names()
+    down = {"app": [[server.name, 2, 0, 0, 0, False, 0, "", "", "forged"] for server in fleet.servers.all]}
+
+    async def forge(kind: str, name: str, body: object) -> None:
+        async with StoreClient([fleet.store.address], timeout="2s") as client:
+            liar = Mail(client, Seal([b"another secret of at least 32 bytes"], "fr"), "liar")
+            await liar.publish(kind, name, body, 5)
+
+    def refused() -> int:
+        replicas = fleet.admins[0].get("/api/v1/fleet")["replicas"]
+        return sum(one.get("refused", {}).get("forged", 0) for one in replicas)
+
+    def counted() -> int:
+        for name in names:
+            asyncio.run(forge("health", name, down))
+        return refused()
+
+    until(counted, "it is counted")
+    asyncio.run(forge("directory", "all", ["liar"]))
+    until(lambda: fleet.names() == names, "the directory is whole again")
+    until(fleet.settled, "all agree on who asks whom")
+    for i in range(SERVERS):
+        assert fleet.states(i) == {"ready"}
+
+
 def test_the_servers_of_a_killed_replica_are_asked_by_others(fleet: Fleet):
     by = fleet.askers(2).pop()
     names = fleet.names()
@@ -137,7 +163,7 @@ def test_the_servers_of_a_killed_replica_are_asked_by_others(fleet: Fleet):
     index = next(i for i, one in enumerate(fleet.replicas) if _asks(one, by, fleet))
     fleet.replicas[index].kill(signal.SIGKILL)
     fleet.replicas[index].popen.wait(10)
-    del fleet.admins[index]
+    del fleet.admins[index], fleet.replicas[index]
     until(lambda: by not in fleet.askers(2) and fleet.settled(), "another one asks")
     fleet.servers[2].status = 503
     until(lambda: fleet.states(2) == {"down"}, "down everywhere")

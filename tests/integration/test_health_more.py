@@ -136,6 +136,20 @@ def test_a_restarted_server_gets_no_more_than_its_ramp_through_all_replicas(tmp_
         assert got <= fair + 4  # a server that nobody asked for saves up to two picks per process
 
 
+def test_what_checks_said_is_over_when_a_reload_takes_them_out_of_the_file(tmp_path: pathlib.Path):
+    with serving(tmp_path, CHECK) as site:
+        site.servers[0].status = 503
+        site.until(0, "down")
+        file = tmp_path / "fr0.toml"
+        text = file.read_text()
+        file.write_text(text.replace(CHECK, ""))
+        site.admins[0].post("/api/v1/reload")
+        site.until(0, "ready")
+        file.write_text(text)
+        site.admins[0].post("/api/v1/reload")
+        site.until(0, "down")
+
+
 def test_a_server_is_not_ready_before_its_hook_has_succeeded(tmp_path: pathlib.Path):
     flag = tmp_path / "replicated"
     hook = f"[ -e {flag} ] && echo $FASTROUTE_SERVER $FASTROUTE_PORT >> {tmp_path}/hooked"

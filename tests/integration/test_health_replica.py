@@ -101,6 +101,10 @@ def test_each_flip_is_logged_once_with_its_reason(site: Site):
 
 
 def test_checks_never_take_the_last_servers_out(site: Site):
+    site.servers[0].status = site.servers[1].status = 500
+    for i in range(2):
+        site.until(i, "down")
+    assert site.visit(6) == {site.servers[2].name}
     for server in site.servers.all:
         server.status = 500
     for i in range(3):
@@ -133,6 +137,16 @@ def test_another_worker_takes_over_when_the_one_that_asks_is_killed(site: Site):
     until(lambda: len(site.servers[0].checks) > before + 3, "checks go on")
     site.servers[0].status = 503
     site.until(0, "down")
+
+
+def test_another_worker_takes_over_when_the_one_that_asks_is_stopped(site: Site):
+    for worker in site.admin.get("/api/v1/statistics")["workers"]:  # one of them is the one that asks
+        os.kill(worker["pid"], signal.SIGSTOP)
+        try:
+            before = len(site.servers[0].checks)
+            until(lambda before=before: len(site.servers[0].checks) > before + 2, "checks go on")
+        finally:
+            os.kill(worker["pid"], signal.SIGCONT)
 
 
 def test_one_check_at_a_time_and_at_the_configured_rate(site: Site):

@@ -163,7 +163,7 @@ def test_a_drain_with_a_deadline_ends_in_maintenance(site: Site) -> None:
     deadline_s = told["order"]["deadline_at"]
     assert deadline_s > told["order"]["given_at"]
     assert site.visit(user) == [out] or time.time() > deadline_s, "it is bound there until the deadline"
-    until(lambda: site.admin.server(out)["state"] == "maintenance", "the drain ends")
+    until(lambda: set(site.admin.server(out)["states"]) == {"maintenance"}, "the drain ends in all workers")
     assert site.visit(user) != [out]
 
 

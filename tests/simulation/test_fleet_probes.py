@@ -12,7 +12,7 @@ import random
 import pytest
 
 from fastroute.clock import ManualClock
-from fastroute.fleet.messages import Mail, Seal
+from fastroute.fleet.messages import Mail, Message, Seal
 from fastroute.fleet.presence import TTL_S, Presence
 from fastroute.fleet.probes import CONFIRM_S, Plan, Probes, rank
 from tests.support.fleet_store import DictStore
@@ -275,6 +275,36 @@ async def test_a_hook_that_fails_keeps_a_server_out_and_is_run_by_one_replica():
     world.bad.clear()
     await world.run(5, lambda: world.up("s3") == {True})
     assert world.joins["s3"] == 1
+
+
+async def test_a_hook_on_a_schedule_is_run_by_one_replica_and_its_failure_takes_nobody_out():
+    world = World(4, Plan(interval_s=1.0, rise=1, fall=1, join=True, join_interval_s=2.0))
+    for _, server in SERVERS:
+        world.hooks[server] = True
+    await world.run(8)
+    assert not any(one.probes.held(("app", "s3")).joining for one in world.replicas)
+    world.joins.clear()
+    await world.run(20)
+    assert world.joins["s3"] == pytest.approx(10, abs=2)
+    world.hooks["s3"] = False
+    await world.run(5)
+    assert not any(one.probes.held(("app", "s3")).joining for one in world.replicas)
+    assert world.up("s3") == {True}
+
+
+def test_what_one_replica_publishes_is_bounded_and_what_changed_last_comes_first():
+    keys = [("app", f"s{i}-{'x' * 50}") for i in range(6000)]
+    clock = ManualClock()
+    probes = Probes("r0", dict.fromkeys(keys, Plan(rise=1, fall=1)), clock=clock)
+    probes.members(["r0"])
+    for key in keys:
+        probes.checked(key, True, "y" * 160, 0.001, boot="z" * 100)
+    clock.advance(1)
+    probes.checked(keys[-1], False, "it is down", 0.001)
+    body = probes.body()
+    assert body["app"][0][0] == keys[-1][1]
+    assert 1000 < len(body["app"]) < len(keys)
+    Seal([SECRET], "fr").seal(Message("health", "r0", "r0", 1, body))
 
 
 def test_one_replica_more_takes_only_its_share_of_the_servers():

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import ssl
 import sys
 import time
 
@@ -13,6 +14,7 @@ import pytest
 
 from fastroute.health.checks import CheckSpec, Outcome, expected, run_check
 from fastroute.health.state import HEAVY_BYTES
+from tests.support.certificates import make_certificates
 
 
 @contextlib.asynccontextmanager
@@ -137,6 +139,28 @@ async def test_another_port_can_be_asked_and_a_socket(tmp_path: pathlib.Path):
 async def test_a_plain_server_fails_a_tls_check():
     async with serving(response()) as (address, _):
         assert not (await run_check(CheckSpec("tls", timeout_s=2), address)).ok
+
+
+async def test_a_tls_check_does_a_handshake_and_verifies(tmp_path: pathlib.Path):
+    made = make_certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    writers = []
+    server = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0, ssl=context)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    trusting = ssl.create_default_context(cafile=made.ca)
+    try:
+        good = await run_check(CheckSpec("tls", tls=trusting, timeout_s=5), address)
+        stranger = await run_check(CheckSpec("tls", timeout_s=5), address)
+        other_name = await run_check(CheckSpec("tls", tls=trusting, tls_name="other.example", timeout_s=5), address)
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        server.close()
+    assert (good.ok, good.detail) == (True, "handshake done")
+    assert not stranger.ok
+    assert stranger.detail.startswith("TLS: ")
+    assert not other_name.ok
 
 
 SAY = [

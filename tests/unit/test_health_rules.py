@@ -10,7 +10,7 @@ from fastroute import Pool, Server, Zone
 from fastroute._core.zone_guest import GuestLoads
 from fastroute.clock import ManualClock
 from fastroute.errors import UsageError
-from fastroute.fleet.load import AGE_S, Load
+from fastroute.fleet.load import AGE_S, SERVERS_MAX, Load
 from fastroute.fleet.messages import Mail, Seal
 from fastroute.health.content import current_of, digest_of, odd_ones
 from fastroute.health.sweep import Window, suspects
@@ -136,6 +136,15 @@ async def test_of_replicas_that_share_a_zone_one_writes_and_none_counts_the_othe
     assert await machines.turn("a") == {"s1": 3}
     assert await machines.turn("b") == {}
     assert await machines.turn("c") == {"s1": 3}
+
+
+async def test_of_a_load_that_is_too_long_the_busiest_servers_are_told():
+    machines = Machines({"a": "", "b": ""})
+    machines.in_flight["b"] = {f"server-{i:06}": 1 + i for i in range(2 * SERVERS_MAX)}
+    await machines.turn("b")
+    told = await machines.turn("a")
+    assert len(told) == SERVERS_MAX
+    assert min(told.values()) == SERVERS_MAX + 1
 
 
 async def test_a_load_in_another_form_is_as_if_not_said():
