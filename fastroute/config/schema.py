@@ -24,7 +24,6 @@ from fastroute.config.kinds import (
     Duration,
     Flag,
     HostPattern,
-    Later,
     ListOf,
     Name,
     Named,

@@ -475,7 +475,7 @@ class ResponseCache:
                     await cache.put(hold, stored, ttl_ms, tags, made_ms=began_ms)
                 else:  # it does not vary any more
                     await cache.release(hold)
-                    await cache.put(cache.unleased(asked.key, stored=True), stored, ttl_ms, tags)
+                    await cache.put(cache.unleased(asked.key, stored=True), stored, ttl_ms, tags, made_ms=began_ms)
         except CacheError:
             pass
         finally:

@@ -1,4 +1,4 @@
-"""The cache of responses while its nodes are away: no request fails for it, and servers see a bounded number of fills."""
+"""The cache of responses while its nodes are away: no request fails for it, and fills are bounded in number."""
 
 from __future__ import annotations
 
