@@ -334,6 +334,16 @@ cdef class NearCache:
             fr_near_doom(&self.index, fr_near_any(&self.index))
         self._drain()
 
+    def doubt(self):
+        """No entry is fresh any more, and no fill that is under way lands; lookup() still has them as stale."""
+        cdef int cell
+        cdef uint32_t at
+        self.index.sequence += 1
+        for cell in range(FR_NEAR_GUARD_CELLS):
+            self.index.guard[cell] = self.index.sequence
+        for at in range(self.index.used):
+            self.index.entries[at].fresh_until_ms = 0
+
     def set_clock_ms(self, uint64_t clock_ms):
         """Move a manual clock; 0 goes back to the machine's. For tests and for caches that run on an injected clock."""
         self.clock.manual_ms = clock_ms

@@ -27,10 +27,13 @@ from fastroute.cache.codec import TAGS_MAX
 from fastroute.cache.keys import KeySpace, encode_key
 from fastroute.errors import UsageError
 
-__all__ = ["GENERATION_TTL_S", "Generations", "Held", "Tagged", "new_generation", "read_generation"]
+__all__ = ["GENERATION_TTL_S", "Generations", "Held", "Tagged", "new_generation", "purged_since", "read_generation"]
 
 GENERATION_TTL_S = 2_592_000
 """Life of a generation in the store, renewed with each use: the longest that memcached takes for relative, 30 days."""
+
+CLOCKS_MS = 250
+"""How far the clocks of two machines may be apart before a value that was made during a purge survives it."""
 
 HELD_MAX = 65_536
 """Tags that a process remembers; beyond it all are forgotten and asked again. About 200 bytes each."""
@@ -58,9 +61,26 @@ class Tagged:
         self.value, self.digests, self.stamp = value, digests, stamp
 
 
-def new_generation() -> bytes:
-    """Eight random bytes, never all zero."""
-    return os.urandom(8).replace(b"\0", b"\1")
+_RANDOM_BITS = 22
+"""Of a generation; above them its millisecond, below its lowest bit, which says that it came from a purge."""
+
+
+def new_generation(now_ms: int | None = None) -> bytes:
+    """Eight bytes that no other generation has.
+
+    Args:
+        now_ms: wall clock of a purge, by which values that began to be made before it are known (`purged_since`); None
+            for the first generation of a name, which forbids nothing.
+    """
+    if now_ms is None:
+        return (int.from_bytes(os.urandom(8), "little") & ~1 or 2).to_bytes(8, "little")
+    random = int.from_bytes(os.urandom(4), "little") & ((1 << _RANDOM_BITS - 1) - 1)
+    return ((now_ms << _RANDOM_BITS | random << 1 | 1) & (1 << 64) - 1).to_bytes(8, "little")
+
+
+def purged_since(number: int, made_ms: int) -> bool:
+    """Does a generation come from a purge after a value began to be made? By clocks that agree within CLOCKS_MS."""
+    return bool(number & 1) and number >> _RANDOM_BITS > made_ms - CLOCKS_MS and made_ms > 0
 
 
 def read_generation(value: bytes | None) -> int | None:

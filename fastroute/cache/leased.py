@@ -18,6 +18,7 @@ from fastroute._core.mc_reply import HIT, STORED
 from fastroute.cache.codec import Life
 from fastroute.cache.core import OVERTAKEN, Fill
 from fastroute.cache.driver import _Renewal
+from fastroute.cache.generations import purged_since
 from fastroute.cache.lease import Lease, Lifetime, Outcome
 from fastroute.cache.near import MISS
 from fastroute.cache.reading import Ask, Steps
@@ -203,6 +204,8 @@ class LeasedCache(SharedCache):
         generation = yield from self._known_generation(home)
         numbers = (yield from self._tag_numbers(fill.tags)) if fill.tags else ()
         sealed = None
+        if numbers and any(purged_since(tag.generation, made_ms) for tag in numbers):
+            numbers = None
         if generation is not None and numbers is not None:
             held = self._generation(home) if lease is not None else generation
             sealed = self._seal(name, payload, life, 0, held, numbers)
@@ -215,8 +218,8 @@ class LeasedCache(SharedCache):
             self._counters.bytes_packed += len(payload) if status == STORED else 0
         if lease is not None and (hold.target is not None or sealed is None):
             yield Ask(lease.home.delete, (lease.key, lease.token))
-        if status == STORED:
-            self._keep_computed(fill, value, life, self._until_s(home, numbers or ()))
+        if status not in OVERTAKEN and numbers is not None:
+            self._keep_computed(fill, value, life, self._until_s(home, numbers))
         return status == STORED
 
 

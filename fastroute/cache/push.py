@@ -7,8 +7,8 @@ Not here: affinity's own (affinity/push.py), threads (push_thread.py).
 
 What it gives: a write, delete or purge through one process is seen by the others as soon as its line arrives, some
 milliseconds, in place of near_ttl. What it does not: near values live no longer because of it. near_ttl stays the bound
-of staleness whatever happens to a line or to the channel, so that silence, doubts and losses need no proof here: a loss
-empties the near cache, everything else is left to the bound.
+of staleness whatever happens to a line or to the channel, so that silence, doubts and losses need no proof here: after
+a loss near values are asked for again, everything else is left to the bound.
 
 Own writes are announced too; their near value is what was written, so the line is expected, for EXPECTED_S, and does
 nothing. A line of somebody else that is taken for the expected one costs what no line costs: near_ttl.
@@ -52,7 +52,7 @@ class PushInvalidation:
 
     Attributes:
         invalidations: near values, tags and namespaces that were forgotten because of a line.
-        losses: cause -> count; each emptied the near cache.
+        losses: cause -> count; after each every near value was asked for again.
     """
 
     def __init__(self, cache: Reading) -> None:
@@ -114,10 +114,10 @@ class PushInvalidation:
         return self._expected.pop(key, 0.0) > time.monotonic()
 
     def lost(self, cause: str) -> None:
-        """Lines may have been missed."""
+        """Lines may have been missed: what is near has to be asked for again, and serves on while the store is away."""
         self.losses[cause] += 1
         self._expected.clear()
-        self._cache._forget_all()
+        self._cache._doubt_all()
 
 
 class Hub:

@@ -327,6 +327,11 @@ class Reading(Tiers):
             self._near.clear()
         return value
 
+    def _doubt_all(self) -> None:
+        """Ask for everything again; what is near serves only while the store is away."""
+        self._generations.forget()
+        self._near.doubt()
+
     def _forget_all(self) -> None:
         self._generations.forget()
         self._near.clear()

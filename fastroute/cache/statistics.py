@@ -71,7 +71,7 @@ class CacheStatistics:
         too_large: values over the store's limit, not written.
         deleted, purges: keys that were deleted, tags and namespaces that were purged, by this process.
         pushed: near values, tags and namespaces forgotten because the store announced a change by somebody else;
-            push_losses: times the near cache was emptied because announcements may have been missed.
+            push_losses: times all near values had to be asked for again because announcements may have been missed.
         unknown: store requests without an answer (timeouts, store away, refused).
         bytes_read, bytes_written: of sealed values; bytes_packed: of those written, before compression.
         compute_time_s, read_time_s, wait_time_s: total time in `compute`, in the first question to the store of each

@@ -163,7 +163,9 @@ class Writing(Core):
         for digest in digests:
             self._generations.purged(digest)
             key = self._generations.key(digest)
-            asks += [Ask(home.set, (key, new_generation(), GENERATION_TTL_S)) for home in self._homes(key)]
+            asks += [
+                Ask(home.set, (key, new_generation(self._wall_ms()), GENERATION_TTL_S)) for home in self._homes(key)
+            ]
         replies = yield Gather(asks)
         for digest in digests:
             self._generations.purged(digest)  # what was read meanwhile is not believed either

@@ -19,7 +19,7 @@ from fastroute.http_cache.fields import (
     values,
 )
 
-__all__ = ["Reuse", "Wants", "decide", "if_range_holds", "may_fail_to", "not_modified", "same_tag", "wants_of"]
+__all__ = ["PLAIN", "Reuse", "Wants", "decide", "if_range_holds", "may_fail_to", "not_modified", "same_tag", "wants_of"]
 
 
 class Reuse(enum.Enum):

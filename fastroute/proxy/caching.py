@@ -174,7 +174,11 @@ class ResponseCache:
         if type(found) is Variants:
             soft_ms, key = found.soft_ms, found.key_of(read_key, asked.fields)
             found = self._cache.near(key)
-        if type(found) is Stored and self._use(asked, key, found, soft_ms):
+        if type(found) is Stored:
+            if self._use(asked, key, found, soft_ms):
+                return True
+        elif type(found) is Uncacheable:
+            self._pass(asked, "miss", key)
             return True
         self._start(self._slow(asked))
         return True
@@ -245,7 +249,10 @@ class ResponseCache:
                         return
                     await self._validate(asked, key, result, None, until_s)
                     return
-                self._pass(asked, "miss", key)
+                if flight.away:
+                    await self._fill_away(asked, key, None, "miss")
+                else:
+                    self._pass(asked, "miss", key)
                 return
             if asked.plain:
                 flight = Flight(self._flights, key)
@@ -292,7 +299,7 @@ class ResponseCache:
             self._pass(asked, "miss", key)
             return None
         if found.away:
-            await self._fill_away(asked, key, flight, until_s, why)
+            await self._fill_away(asked, key, flight, why)
             return None
         if found.hold is None:  # nobody else's business: ranges, HEAD, conditional requests
             self._pass(asked, why, key)
@@ -316,20 +323,27 @@ class ResponseCache:
             hold = self._cache.unleased(key, stored=True)
         self._go(asked, asked.head, Fill(self, asked, key, hold=hold, why=why))
 
-    async def _fill_away(self, asked: Asked, key: str, flight: Flight | None, until_s: float, why: str) -> None:
-        """The store is away: to a server, a limited number at once."""
+    async def _place(self, asked: Asked, flight: Flight | None) -> bool:
+        """Wait for one of the places while the store is away; False: there was none, and the request is answered."""
+        if flight is not None:
+            flight.away = True
         try:
-            async with asyncio.timeout(max(0.0, self._wait_s)):
+            async with asyncio.timeout(self._wait_s):
                 await self._away.acquire()
         except TimeoutError:
             if flight is not None:
                 flight.end()
             asked.request.fail(asked.epoch, 503)
             self.count(ERROR)
-            return
-        hold = self._cache.unleased(key)
-        fill = Fill(self, asked, key, hold=hold, flight=flight, why=why, place=self._away.release)
-        self._go(asked, asked.head, fill)
+            return False
+        return True
+
+    async def _fill_away(self, asked: Asked, key: str, flight: Flight | None, why: str) -> None:
+        """The store is away: to a server, a limited number at once."""
+        if await self._place(asked, flight):
+            hold = self._cache.unleased(key)
+            fill = Fill(self, asked, key, hold=hold, flight=flight, why=why, place=self._away.release)
+            self._go(asked, asked.head, fill)
 
     # ------------------------------------------------------------------ asking the server about what is stored
 
@@ -365,16 +379,22 @@ class ResponseCache:
             asked.collapsed = True
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, PAUSE_S_MAX)
+        place = None
         if away and hold is None:
-            hold = self._cache.unleased(key)
+            if not await self._place(asked, flight):
+                return
+            place, hold = self._away.release, self._cache.unleased(key)
         if not asked.waits:
+            if place is not None:
+                place()
             self.give_back(hold)
             if flight is not None:
                 flight.end()
             return
         why = "request" if asked.wants.no_cache or asked.wants.max_age_s is not None else "stale"
         head = validating(asked.head, stored)
-        self._go(asked, head, Fill(self, asked, key, hold=hold, flight=flight, stored=stored, why=why))
+        fill = Fill(self, asked, key, hold=hold, flight=flight, stored=stored, why=why, place=place)
+        self._go(asked, head, fill)
 
     def _serve_stale(self, asked: Asked, stored: Stored) -> None:
         now_ms = round(self.wall_s() * 1000)
@@ -455,7 +475,7 @@ class ResponseCache:
                     await cache.put(hold, stored, ttl_ms, tags, made_ms=began_ms)
                 else:  # it does not vary any more
                     await cache.release(hold)
-                    await cache.put(cache.unleased(asked.key, stored=True), stored, ttl_ms, tags)
+                    await cache.put(cache.unleased(asked.key, stored=True), stored, ttl_ms, tags, made_ms=began_ms)
         except CacheError:
             pass
         finally:

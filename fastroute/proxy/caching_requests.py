@@ -10,7 +10,7 @@ from typing import Any
 
 from fastroute._core.http_caching import Caching
 from fastroute.http_cache.fields import Fields
-from fastroute.http_cache.reuse import Wants, wants_of
+from fastroute.http_cache.reuse import PLAIN, wants_of
 
 __all__ = ["LOST", "Asked", "Flight"]
 
@@ -18,18 +18,28 @@ __all__ = ["LOST", "Asked", "Flight"]
 class Asked:
     """One request that waits for the cache's word."""
 
-    __slots__ = ("collapsed", "conditional", "epoch", "fields", "head", "is_head", "key", "ranged", "request", "wants")
+    __slots__ = ("_fields", "collapsed", "conditional", "epoch", "head", "is_head", "key", "ranged", "request", "wants")
 
     def __init__(self, request: Caching, epoch: int, key: str, head: bytes, is_head: bool, simple: bool) -> None:
         self.request, self.epoch, self.key, self.head, self.is_head = request, epoch, key, head, is_head
-        lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
-        self.fields: Fields = [
-            (name.lower(), value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines)
-        ]
-        self.wants = Wants() if simple else wants_of(self.fields)
-        self.conditional = not simple and any(name in ("if-none-match", "if-modified-since") for name, _ in self.fields)
-        self.ranged = not simple and any(name == "range" for name, _ in self.fields)
+        self._fields: Fields | None = None
         self.collapsed = False
+        self.conditional = self.ranged = False
+        self.wants = PLAIN
+        if not simple:
+            self.wants = wants_of(self.fields)
+            self.conditional = any(name in ("if-none-match", "if-modified-since") for name, _ in self.fields)
+            self.ranged = any(name == "range" for name, _ in self.fields)
+
+    @property
+    def fields(self) -> Fields:
+        """Its field lines, names in lower case."""
+        if self._fields is None:
+            lines = self.head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
+            self._fields = [
+                (name.lower(), value.strip(" \t")) for name, _, value in (line.partition(":") for line in lines)
+            ]
+        return self._fields
 
     @property
     def plain(self) -> bool:
@@ -38,7 +48,8 @@ class Asked:
 
     @property
     def authorization(self) -> bool:
-        return any(name == "authorization" for name, _ in self.fields)
+        """Does it carry Authorization?"""
+        return b"\r\nauthorization:" in self.head.lower() and any(name == "authorization" for name, _ in self.fields)
 
     @property
     def waits(self) -> bool:
@@ -54,12 +65,12 @@ LOST = _Lost()
 
 
 class Flight:
-    """A key that this process is filling; `result` is a Stored, Variants, UNCACHEABLE or LOST."""
+    """A key that this process is filling; its result is a Stored, Variants, UNCACHEABLE or LOST. away: the store is."""
 
-    __slots__ = ("_key", "_of", "_result")
+    __slots__ = ("_key", "_of", "_result", "away")
 
     def __init__(self, of: dict[str, Flight], key: str) -> None:
-        self._of, self._key = of, key
+        self._of, self._key, self.away = of, key, False
         self._result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         of[key] = self
 

@@ -109,14 +109,15 @@ async def test_a_fill_under_way_is_forbidden_by_an_announcement(address: str) ->
         assert two._near.finish_fill(name.near, ticket, "old", 10, 1000, 1000) is False
 
 
-async def test_a_lost_channel_empties_the_near_cache(address: str) -> None:
+async def test_after_a_lost_channel_near_values_are_asked_for_again(address: str) -> None:
     with Process() as process:
         async with replica(process.address) as cache:
             await cache.set("k", "v", ttl=3600)
-            assert len(cache._near) == 1
+            assert cache._near_value("k") == "v"
             process.restart()
             await until(lambda: cache.statistics().push_losses > 0)
-            assert len(cache._near) == 0
+            assert not cache._near_value("k")
+            assert cache._near_while_away("k") == "v"
 
 
 async def test_caches_of_one_store_share_a_channel_and_the_last_ends_it(address: str) -> None:

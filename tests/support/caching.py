@@ -27,6 +27,10 @@ class Origin:
     pages: dict[str, Page] = field(default_factory=dict)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     go: dict[str, asyncio.Event] = field(default_factory=dict)
+    delay_s: float = 0.0
+    active: int = 0
+    most: int = 0
+    """Requests that were answered at once, at most."""
     port: int = 0
     seen: Seen = field(default_factory=Seen)
 
@@ -63,9 +67,16 @@ async def origin() -> AsyncIterator[Origin]:
                 name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)
             }
             one.asked.append((method, path, fields))
+            one.active += 1
+            one.most = max(one.most, one.active)
             gate = one.go.get(path)
-            if gate is not None:
-                await gate.wait()
+            try:
+                if gate is not None:
+                    await gate.wait()
+                if one.delay_s:
+                    await asyncio.sleep(one.delay_s)
+            finally:
+                one.active -= 1
             page = one.pages.get(path, Page(404, (), b"none"))
             if page.by is not None:
                 page = page.by(method, fields)
