@@ -30,7 +30,9 @@ function fetchInTurn (url, init) {
   const turn = turns.get(id) ?? 0
   turns.set(id, turn + 1)
   const signal = AbortSignal.timeout(ANSWER_MS_MAX) // a request that hangs fails its test, not the run
-  return fetch(bases[turn % bases.length] + url.slice(bases[0].length), { ...init, signal })
+  // Behind a balancer all replicas go by one name.
+  const headers = [...(init?.headers ?? []), ['Host', new URL(bases[0]).host]]
+  return fetch(bases[turn % bases.length] + url.slice(bases[0].length), { ...init, headers, signal })
 }
 
 const chosen = only === undefined
