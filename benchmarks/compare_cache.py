@@ -1,11 +1,12 @@
 """The shared cache beside other caches for Python: hits near and far, one run, one memcached, one machine.
 
-    python -m benchmarks.compare_cache [--seconds 1.0]
+    python -m benchmarks.compare_cache [--seconds 1.0] [--record]
 
-Writes benchmarks/results/compare_cache.json, .md and .png. Rivals are measured where they are installed.
+With --record it writes benchmarks/results/compare_cache.json, .md and .png. Rivals are measured where they are there.
 Near: a hit in the process: a dict, cachetools, theine, cashews' memory, NearCache, get_or_compute of both caches.
-Far: a hit in memcached with every near cache off. asyncio: aiocache over aiomcache. Threads: dogpile.cache over
-pymemcache. cashews has no memcached backend. One caller after the other, and 32 tasks at once on one event loop.
+Far: a hit in the store with every near cache off. asyncio: aiocache over aiomcache. Threads: dogpile.cache over
+pymemcache. cashews has no memcached backend: it, and the others once more, over redis where redis-server and its
+client are installed. One caller after the other, and 32 tasks at once on one event loop.
 Figures are processor time of this process, so that other work on the machine and the wait for memcached do not count.
 The value is a dictionary of five plain fields, encoded by each with what it comes with. The best of ROUNDS rounds.
 """
@@ -14,13 +15,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import json
 import os
 import pathlib
 import platform
+import shutil
+import socket
+import subprocess
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from fastroute._core.near_cache import NearCache
@@ -29,6 +35,7 @@ from fastroute.cache.sync import SharedCache as BlockingSharedCache
 from fastroute.memcache import Memcached
 from fastroute.memcache.sync import Memcached as BlockingMemcached
 from tests.support.memcached import Memcached as Process
+from tests.support.memcached import free_port
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 ROUNDS = 60
@@ -78,6 +85,37 @@ async def best_async_ns(call: Callable[[], Awaitable[Any]], count: int, tasks: i
     return best / (count * tasks) * 1e9
 
 
+@contextlib.contextmanager
+def redis_server() -> Iterator[int | None]:
+    """The port of a redis that keeps nothing on disk; None where there is none, or no client for it."""
+    binary = shutil.which("redis-server", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin")
+    try:
+        import redis  # noqa: F401
+    except ImportError:
+        binary = None
+    if binary is None:
+        yield None
+        return
+    port = free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
+        try:
+            until_s = time.monotonic() + 10
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    if process.poll() is not None or time.monotonic() > until_s:
+                        raise
+                    time.sleep(0.01)
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
 def near_rows(seconds: float) -> list[Row]:
     rows = []
 
@@ -115,7 +153,7 @@ def near_rows(seconds: float) -> list[Row]:
     return rows
 
 
-async def async_rows(address: str, seconds: float) -> list[Row]:
+async def async_rows(address: str, redis_port: int | None, seconds: float) -> list[Row]:
     rows: list[Row] = []
 
     async def add(group: str, name: str, call: Callable[[], Awaitable[Any]], count: int, ours: bool = False) -> None:
@@ -170,12 +208,34 @@ async def async_rows(address: str, seconds: float) -> list[Row]:
         await rival.set(KEY, VALUE, ttl=3600)
         await add("far hit", "aiocache get", lambda: rival.get(KEY), 320)
         await rival.close()
+        if redis_port is not None:
+            # One pool for all tasks, as it makes by default.
+            over_redis = aiocache.Cache(
+                aiocache.Cache.REDIS, endpoint="127.0.0.1", port=redis_port, serializer=JsonSerializer()
+            )
+            await over_redis.set(KEY, VALUE, ttl=3600)
+            await add("far hit", "aiocache get, redis", lambda: over_redis.get(KEY), 320)
+            await over_redis.close()
     except ImportError:
         pass
+    if redis_port is not None:
+        try:
+            from cashews.wrapper import Cache as Cashews
+
+            far_cashews = Cashews()
+            far_cashews.setup(f"redis://127.0.0.1:{redis_port}/0", client_side=False)
+            await far_cashews.set(KEY, VALUE, expire=3600)
+            await add("far hit", "cashews get, redis", lambda: far_cashews.get(KEY), 320)
+            await add(
+                "far hit", "cashews get_or_set, redis", lambda: far_cashews.get_or_set(KEY, compute, expire=3600), 320
+            )
+            await far_cashews.close()
+        except ImportError:
+            pass
     return rows
 
 
-def blocking_rows(address: str, seconds: float) -> list[Row]:
+def blocking_rows(address: str, redis_port: int | None, seconds: float) -> list[Row]:
     rows: list[Row] = []
 
     def add(group: str, name: str, call: Callable[[], Any], count: int, ours: bool = False) -> None:
@@ -210,12 +270,21 @@ def blocking_rows(address: str, seconds: float) -> list[Row]:
         key = "dogpile:" + KEY
         region.get_or_create(key, compute)
         add("far hit, blocking", "dogpile.cache get_or_create", lambda: region.get_or_create(key, compute), 200)
+        if redis_port is not None:
+            over_redis = dogpile.cache.make_region().configure(
+                "dogpile.cache.redis",
+                expiration_time=3600,
+                arguments={"host": "127.0.0.1", "port": redis_port, "redis_expiration_time": 7200},
+            )
+            over_redis.get_or_create(key, compute)
+            name = "dogpile.cache get_or_create, redis"
+            add("far hit, blocking", name, lambda: over_redis.get_or_create(key, compute), 200)
     except ImportError:
         pass
     return rows
 
 
-def write(rows: list[Row]) -> None:
+def write(rows: list[Row], record: bool) -> None:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["group"], []).append(row)
@@ -234,6 +303,8 @@ def write(rows: list[Row]) -> None:
         lines += [f"| {row['name']} | {row['ns']:,.0f} | {row['ns'] / base:,.2f} |" for row in members]
     text = "\n".join(lines) + "\n"
     print(text)
+    if not record:
+        return
     (RESULTS / "compare_cache.md").write_text(text)
     (RESULTS / "compare_cache.json").write_text(json.dumps(rows, indent=1) + "\n")
     from benchmarks.run import chart
@@ -246,12 +317,13 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="limit of one figure's rounds")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/compare_cache.*")
     options = parser.parse_args()
     rows = near_rows(options.seconds)
-    with Process() as process:
-        rows += uvloop.run(async_rows(process.address, options.seconds))
-        rows += blocking_rows(process.address, options.seconds)
-    write(rows)
+    with Process() as process, redis_server() as redis_port:
+        rows += uvloop.run(async_rows(process.address, redis_port, options.seconds))
+        rows += blocking_rows(process.address, redis_port, options.seconds)
+    write(rows, options.record)
 
 
 if __name__ == "__main__":

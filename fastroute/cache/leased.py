@@ -11,7 +11,7 @@ Rules of this file: as the driver's; a Hold is given to put or release exactly o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from fastroute._core.mc_reply import HIT, STORED
@@ -120,6 +120,12 @@ class LeasedCache(SharedCache):
             await hold.renewal.end()
             hold.renewal = None
         return bool(await self._run(self._steps_put(hold, value, Life(max(1, ttl_ms)), tags, made_ms)))
+
+    def deleting(self, key: str) -> Coroutine[Any, Any, bool]:
+        """As delete, to be awaited; the store is written to before this returns, so that whoever is told of the
+        deletion after this call, and asks another process, finds it done.
+        """
+        return self._run_ahead(self._steps_delete(self._any_name(key)))
 
     async def release(self, hold: Hold) -> None:
         """Give the hold back unfilled: whoever waits may fill it."""

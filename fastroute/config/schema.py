@@ -442,6 +442,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Nodes of its own; empty: the store's."""
     copies: Annotated[int, Whole(1, 3)] = 1
     """Nodes that hold each response."""
+    timeout_s: Annotated[float, Duration(0.001)] = named(default=0.25, name="timeout")
+    """Longest wait for a node: a part of a response is half a megabyte, and a miss costs a server more."""
     near_bytes: Annotated[int, Size()] = 64 << 20
     """Of each worker, over all its pools."""
     near_ttl_s: Annotated[float, Duration(0)] = named(default=2.0, name="near_ttl")

@@ -69,9 +69,6 @@ __all__ = [
     "open_parts",
 ]
 
-CACHE_TIMEOUT_S = 0.25
-"""Longest wait for the cache's nodes: a part of a response is half a megabyte, and a miss costs a server more."""
-
 PANIC_RATIO = 1e-6
 """Where servers are checked and [pools.NAME.outlier] does not say more: below one ready server, that is when checks
 have taken the last one out, all are used. A larger share sends users to servers that are known to be down."""
@@ -202,13 +199,13 @@ def make_cache_store(config: Config, *, watch: bool) -> Memcached:
     if not nodes and of is not None:
         return Memcached(
             list(of.memcached),
-            timeout=CACHE_TIMEOUT_S,
+            timeout=config.cache.timeout_s,
             tls=_tls(of.tls),
             username=of.username or None,
             password=of.password.decode() if of.password is not None else None,
             watch=watch,
         )
-    return Memcached(list(nodes), timeout=CACHE_TIMEOUT_S, watch=watch)
+    return Memcached(list(nodes), timeout=config.cache.timeout_s, watch=watch)
 
 
 def cached_pools(config: Config) -> list[str]:

@@ -19,6 +19,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -501,11 +502,12 @@ class ResponseCache:
             self._start(self._cache.release(hold))
 
     def forget(self, key: str) -> None:
-        """A key is unusable from now on, for all replicas."""
-        self._start(self._forget(key))
+        """A key is unusable from now on, for all replicas: the nodes are told before the client is."""
+        with contextlib.suppress(CacheError):  # closed
+            self._start(self._told(self._cache.deleting(key)))
 
-    async def _forget(self, key: str) -> None:
-        await self._cache.delete(key)
+    async def _told(self, forgetting: Coroutine[Any, Any, bool]) -> None:
+        await forgetting
 
     def forget_tags(self, tags: list[str]) -> None:
         """So is everything with one of these tags."""
