@@ -5,7 +5,7 @@
 Two replicas with two workers and a zone of their own each, four servers, memcached; requests go on all the time while
 the fault comes and goes (tests/support/fault_scenarios.py). Writes results/faults.json and results/faults.md, whose
 tables are those of docs/design/faults.md. The first one is the burst: sessions that come first through four replicas at
-once (agree.py of the shared tools).
+once (agree.py of the shared tools). The second: how soon all balancers know a move after kill -9 of a server.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tempfile
 import time
 from typing import Any
 
+from benchmarks.study_agreement import MOVES_HEAD, moves_row
 from tests.support.fault_scenarios import SCENARIOS, Scenario, run
 from tests.support.faults import Crowd, Rig
 from tests.support.shared import shared
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--hold", type=float, default=10.0, help="seconds a pause or an absence lasts")
     parser.add_argument("--users", type=int, default=400)
     parser.add_argument("--sessions", type=int, default=100_000, help="of the burst; 0 leaves it out")
+    parser.add_argument("--kills", type=int, default=5, help="of servers, for the table of moves; 0 leaves it out")
     parser.add_argument("--only", default="", help="scenarios whose name holds one of these texts (a|b)")
     parser.add_argument("--product", default="", help="tables whose title holds this text")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
@@ -125,6 +127,15 @@ def main() -> None:
             lines.append(f"| {product} | " + " | ".join(map(str, counts)) + " |")
         lines.append("")
         print("\n".join(lines), flush=True)
+    if options.kills:
+        lines += [MOVES_HEAD]
+        print(MOVES_HEAD, flush=True)
+        for replicas in (2, 3, 4):
+            figures, line = moves_row(replicas, options.kills, users=240)
+            found.setdefault("moves", {})[replicas] = figures
+            lines.append(line)
+            print(line, flush=True)
+        lines.append("")
     for product, hints, title in (
         ("fastroute", True, "fastroute, users keep the hint cookie"),
         ("fastroute", False, "fastroute, no hint: zone and store alone"),

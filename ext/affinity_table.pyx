@@ -6,24 +6,13 @@ A record is the tuple Record; a fingerprint is 16 bytes, the two little-endian w
 from typing import NamedTuple
 
 cimport cython
-from libc.signal cimport SIGKILL
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from fastroute._core.hashes cimport fr_fingerprint
+from fastroute._core.kill_points cimport kill_point_arm, kill_point_count
 from fastroute._core.zone cimport Zone, fr_table, fr_zone_plan
 
 from fastroute.errors import UsageError
-
-cdef extern from "<signal.h>" nogil:
-    enum: SIGSTOP
-
-cdef extern from "fr_shm.h" nogil:
-    ctypedef struct fr_kill_points:
-        int on
-        int signal
-        uint64_t passed
-        uint64_t at
-    fr_kill_points fr_kill
 
 cdef extern from "fr_bucket.h" nogil:
     uint64_t fr_table_capacity(const fr_zone_plan *plan) noexcept
@@ -412,12 +401,9 @@ def arm_kill_point(n, action="kill"):
         n: 1 is the next store; 0 only counts.
         action: "kill" (SIGKILL), "stop" (SIGSTOP), or "off" to count no more.
     """
-    fr_kill.on = action != "off"
-    fr_kill.signal = {"kill": SIGKILL, "stop": SIGSTOP, "off": 0}[action]
-    fr_kill.passed = 0
-    fr_kill.at = n
+    kill_point_arm(n, action)
 
 
 def kill_points_passed():
     """Stores of the table's write paths since arm_kill_point, in this process."""
-    return fr_kill.passed
+    return kill_point_count()

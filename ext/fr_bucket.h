@@ -28,7 +28,7 @@
 /* Home cells taken before a record looks at its other bucket. Lower: fewer records share the home's line; higher: fewer
  * lookups of two buckets. At 20 a quarter of the homes of a table at capacity spill, 4 % of its records. */
 #define FR_HOME_FILL 20
-/* Live records below which none is lost, as a share of all cells: 1,118,880 in 64 MiB, 60 bytes per record all told.
+/* Live records below which none is lost, as a share of all cells: 1,083,360 in 64 MiB, 62 bytes per record all told.
  * Filled to 800 of 1024 no window was full in any of 20 runs (tests/unit/test_affinity_table.py fills one). */
 #define FR_CAPACITY_PER_1024 740u
 

@@ -21,17 +21,14 @@ from typing import NamedTuple
 
 cimport cython
 from libc.errno cimport errno as c_errno
-from libc.signal cimport SIGKILL
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from fastroute._core.base cimport fr_clock, fr_now_tick
 from fastroute._core.hashes cimport fr_fingerprint
+from fastroute._core.kill_points cimport kill_point_arm, kill_point_count
 
 from fastroute.errors import ConfigError, UsageError
 from fastroute.model import check_name, parse_size_bytes
-
-cdef extern from "<signal.h>" nogil:
-    enum: SIGSTOP
 
 cdef extern from "<sys/mman.h>" nogil:
     enum: PROT_READ
@@ -62,12 +59,6 @@ cdef extern from *:
 
 cdef extern from "fr_shm.h" nogil:
     enum: FR_SHM_ROBUST
-    ctypedef struct fr_kill_points:
-        int on
-        int signal
-        uint64_t passed
-        uint64_t at
-    fr_kill_points fr_kill
 
 cdef extern from "fr_zone.h" nogil:
     const uint64_t FR_ZONE_MAGIC
@@ -602,12 +593,9 @@ def arm_kill_point(n, action="kill"):
         n: 1 is the next store; 0 only counts.
         action: "kill" (SIGKILL), "stop" (SIGSTOP), or "off" to count no more.
     """
-    fr_kill.on = action != "off"
-    fr_kill.signal = {"kill": SIGKILL, "stop": SIGSTOP, "off": 0}[action]
-    fr_kill.passed = 0
-    fr_kill.at = n
+    kill_point_arm(n, action)
 
 
 def kill_points_passed():
     """Stores of the directory's write path since arm_kill_point, in this process."""
-    return fr_kill.passed
+    return kill_point_count()

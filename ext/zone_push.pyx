@@ -8,18 +8,15 @@ import base64
 from typing import NamedTuple
 
 cimport cython
-from libc.signal cimport SIGKILL
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from fastroute._core.affinity_table cimport AffinityTable, fr_guard
 from fastroute._core.base cimport fr_clock, fr_now_ms, fr_now_tick
 from fastroute._core.hashes cimport fr_fingerprint
+from fastroute._core.kill_points cimport kill_point_arm, kill_point_count
 from fastroute._core.zone cimport fr_table
 
 from fastroute.errors import UsageError
-
-cdef extern from "<signal.h>" nogil:
-    enum: SIGSTOP
 
 cdef extern from "fr_push.h" nogil:
     enum: FR_PUSH_LEASE_MS
@@ -36,12 +33,6 @@ cdef extern from "fr_push.h" nogil:
         uint32_t pid
         uint32_t start_s
         uint64_t flushes
-    ctypedef struct fr_kill_points:
-        int on
-        int signal
-        uint64_t passed
-        uint64_t at
-    fr_kill_points fr_kill
     int fr_push_holds(const fr_push *push, uint64_t store, uint32_t verified_tick, uint32_t now_tick) noexcept
     fr_guard fr_push_guard(const fr_push *push, uint64_t store, uint32_t now_tick) noexcept
     int fr_push_lease(fr_push *push, uint32_t token, uint32_t now_tick) noexcept
@@ -248,12 +239,9 @@ def arm_kill_point(n, action="kill"):
         n: 1 is the next store; 0 only counts.
         action: "kill" (SIGKILL), "stop" (SIGSTOP), or "off" to count no more.
     """
-    fr_kill.on = action != "off"
-    fr_kill.signal = {"kill": SIGKILL, "stop": SIGSTOP, "off": 0}[action]
-    fr_kill.passed = 0
-    fr_kill.at = n
+    kill_point_arm(n, action)
 
 
 def kill_points_passed():
     """Stores of the board's write paths since arm_kill_point, in this process."""
-    return fr_kill.passed
+    return kill_point_count()

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fastroute._core.hashes import xxh64
 from fastroute._core.zone_push import LEASE_S, NodeLife, PushBoard, fingerprint_of
-from fastroute.affinity.republish import Republisher, StoreAway
+from fastroute.affinity.republish import Republisher
 from fastroute.memcache.watch import BEAT_S, LIVE_S, NodeFacts, NodeWatch
 
 if TYPE_CHECKING:
@@ -266,8 +266,6 @@ class PushChannel:
             await Republisher(
                 tuple(self.members), self.board, self._store, node, self.statistics, only_provisional=only_provisional
             ).run()
-        except StoreAway:
-            return  # when it is back its life is looked at again
         except Exception:  # a background errand; keys are restored as they are seen
             _log.exception("store %s: bindings could not be written again", node)
         if self.board.owns and not self.board.remember(_node_digest(node), life):

@@ -10,8 +10,9 @@ Rules of this file:
   * A binding keeps the rest of its life: a user who does not come does not live longer by this.
   * Nothing is held: the table is read in chunks, without locks, while others write. What is written meanwhile writes
     itself.
-  * A store that goes away again ends the walk; the zone then still remembers the old life of the node, so it begins
-    anew.
+  * A node that goes away again, or is late, holds the walk up; when it answers again the walk goes on where it was.
+    Another life of it begins a walk of its own (push.py ends this one). Until a walk has ended the zone remembers the
+    old life of the node, so that the next owner begins anew.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ SCAN = 1024
 SCAN_BUCKETS = 1024
 """Buckets (1 KiB each) read at a time, whatever they hold: some 0.5 ms of the event loop."""
 TICK_MS = 64
-FAILURES_MAX = 100
-"""So many claims without an answer in a row, and the store is away again."""
+TRIES_MAX = 3
+"""Times that a claim without an answer is made, each when the node is up; then it is left to its user."""
+AGAIN_S = 0.05
+"""How often a node that is away is looked at."""
 
 
 class Counts(Protocol):
@@ -60,8 +63,7 @@ class Counts(Protocol):
     republish_failed: int
 
 
-class StoreAway(Exception):
-    """The store went away while bindings were written."""
+Task = tuple["Affinity", "AffinityView", bytes, Entry]
 
 
 class Republisher:
@@ -91,30 +93,35 @@ class Republisher:
         self._affinities, self._board, self._store = affinities, board, store
         self._node, self._counts = node, counts
         self._rate_per_s, self._flags = rate_per_s, PROVISIONAL if only_provisional else 0
-        self._failed_in_a_row = 0
 
     async def run(self) -> None:
-        """Walk all bands of all views.
-
-        Raises:
-            StoreAway: FAILURES_MAX claims in a row had no answer.
-        """
+        """Walk all bands of all views."""
         loop = asyncio.get_running_loop()
         due_s = loop.time()
-        batch: list[tuple[Affinity, AffinityView, bytes, Entry]] = []
+        batch: list[Task] = []
         for one in self._all():
             if one is not None:
                 batch.append(one)
             else:  # a stretch of the table was read
                 await asyncio.sleep(0)
             if len(batch) == CHUNK:
-                await asyncio.gather(*(self._restore(*one) for one in batch))
+                await self._write(batch)
                 batch = []
                 due_s = max(due_s + CHUNK / self._rate_per_s, loop.time())
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
-        await asyncio.gather(*(self._restore(*one) for one in batch))
+        await self._write(batch)
 
-    def _all(self) -> Iterator[tuple[Affinity, AffinityView, bytes, Entry] | None]:
+    async def _write(self, batch: list[Task]) -> None:
+        for _ in range(TRIES_MAX):
+            written = await asyncio.gather(*(self._restore(*one) for one in batch))
+            batch = [one for one, done in zip(batch, written, strict=True) if not done]
+            if not batch:
+                return
+            while self._node not in self._store.up_nodes:  # noqa: ASYNC110  nobody announces it
+                await asyncio.sleep(AGAIN_S)
+        self._counts.republish_failed += len(batch)
+
+    def _all(self) -> Iterator[Task | None]:
         """What is to be written, and None now and then."""
         for affinity in self._affinities:
             ttl_ticks = math.ceil(affinity.ttl_s * 1000 / TICK_MS)
@@ -132,11 +139,12 @@ class Republisher:
     def _view_of(affinity: Affinity, zone_slot: int) -> AffinityView | None:
         return next((view for view in affinity.views if view.slot_of_zone(zone_slot) >= 0), None)
 
-    async def _restore(self, affinity: Affinity, view: AffinityView, fingerprint: bytes, entry: Entry) -> None:
+    async def _restore(self, affinity: Affinity, view: AffinityView, fingerprint: bytes, entry: Entry) -> bool:
+        """Write one binding; False: the store did not answer."""
         binder = affinity._binders[view]
         near = binder.near(fingerprint)
         if near is None or (near.term, near.generation) != (entry.term, entry.generation):
-            return  # released or moved since it was read: who did that wrote it
+            return True  # released or moved since it was read: who did that wrote it
         name = affinity._name(view, fingerprint)
         homes = affinity._homes(name)
         left_ticks = max(0, entry.expires_tick - self._board.now_tick)
@@ -145,16 +153,12 @@ class Republisher:
         steps = _steps(binder, fingerprint, record, entry, left_s, len(homes))
         kind = await affinity._drive(name, homes, steps, view)
         if kind in (Kind.UNKNOWN, Kind.DOWN):
-            self._counts.republish_failed += 1
-            self._failed_in_a_row += 1
-            if self._failed_in_a_row >= FAILURES_MAX:
-                raise StoreAway
-            return
-        self._failed_in_a_row = 0
+            return False
         if kind is Kind.WON:
             self._counts.republished += 1
         else:
             self._counts.republish_adopted += 1
+        return True
 
 
 def _steps(

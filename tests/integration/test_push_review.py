@@ -12,6 +12,7 @@ from fastroute._core.affinity_table import ONCE, PROVISIONAL, AffinityTable, Rec
 from fastroute._core.zone import Zone
 from fastroute._core.zone_push import NODES_MAX, NodeLife
 from fastroute.affinity import push as push_module
+from fastroute.affinity.agreement import TRIES_MAX, Answer, Heard
 from fastroute.affinity.republish import Republisher, walk
 from fastroute.clock import ManualClock
 from fastroute.memcache.watch import NodeFacts, NodeWatch
@@ -69,6 +70,30 @@ async def test_binding_that_was_released_since_the_table_was_read_is_not_written
         assert entries_of(one) == []
         async with Replica(memcached.address, watch=False) as other:
             assert await other.router.release("user") == "absent"
+
+
+async def test_walk_goes_on_where_it_was_when_the_node_was_late(memcached):
+    async with Replica(memcached.address, watch=False) as one:
+        await until(lambda: bool(one.push.elected))
+        keys = [f"user-{n}" for n in range(500)]
+        for key in keys:
+            await one.route(key)
+        written = one.push.republished
+        real, asked = one.affinity._ask, 0
+
+        async def ask(node, name, command):
+            nonlocal asked
+            asked += 1
+            if 200 < asked <= 350:  # three chunks
+                return Answer(Heard.UNKNOWN)
+            return await real(node, name, command)
+
+        one.affinity._ask = ask
+        walk_ = republisher(one, memcached.address)
+        await walk_.run()
+        assert (one.push.republished - written, one.push.republish_failed) == (500, 0)
+        assert asked <= 500 + 150 + TRIES_MAX * 50, "what was written is not written again"
+        one.affinity._ask = real
 
 
 def test_walk_reads_a_bounded_stretch_of_the_table_at_a_time():
