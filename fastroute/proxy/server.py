@@ -9,7 +9,9 @@ cuts what is left when its time is over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import os
 import socket
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -32,7 +34,7 @@ from fastroute.proxy.hooks import HookRequest, HookResponse, Hooks
 from fastroute.proxy.keeper import Keeper, keeps_anything
 from fastroute.proxy.listener import Listener
 from fastroute.proxy.seat import Seat, own_seat
-from fastroute.proxy.sockets import lend, open_sockets
+from fastroute.proxy.sockets import Inherited, lend, open_sockets
 from fastroute.proxy.tcp import make_tcp_relay
 
 __all__ = ["Proxy"]
@@ -89,6 +91,7 @@ class Proxy:
         self._parts: Parts | None = None
         self._log: LogFile | None = None
         self._listeners: list[Listener] = []
+        self._paths: list[str] = []
         self._addresses: dict[str, list[tuple[str, int] | str]] = {}
 
     async def start(self) -> None:
@@ -146,7 +149,21 @@ class Proxy:
 
     def _open(self) -> dict[str, list[socket.socket]]:
         alone = msgspec.structs.replace(self._config, workers=1)
-        return lend(alone, open_sockets(alone), 0)
+        opened = open_sockets(alone)
+        self._paths = [
+            one.getsockname()
+            for many in opened.values()
+            for one in many
+            if one.family == socket.AF_UNIX and not isinstance(one, Inherited)
+        ]
+        return lend(alone, opened, 0)
+
+    def _leave_paths(self) -> None:
+        """Remove the paths of the unix sockets that this proxy has bound itself."""
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        self._paths = []
 
     def addresses(self) -> dict[str, list[tuple[str, int] | str]]:
         """Listener's name -> (host, port) or path of each of its sockets."""
@@ -167,6 +184,7 @@ class Proxy:
         self._engine.drain()
         self._seat.accept(False)
         await self._end_keeping()
+        self._leave_paths()
         for listener in self._listeners:
             listener.stop_accepting()
         await self._retire()
@@ -199,6 +217,7 @@ class Proxy:
 
     async def aclose(self) -> None:
         """Close everything now. Safe to call again."""
+        self._leave_paths()
         for listener in self._listeners:
             await listener.abort()
         await self._end_keeping()

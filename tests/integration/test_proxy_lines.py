@@ -17,6 +17,7 @@ from fastroute.health.checks import CheckSpec, run_check
 from fastroute.proxy.proxy_protocol import Header, format_header, parse_header
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.fleet import Process, free_ports, running
+from tests.support.header_server import serve_one
 from tests.support.loops import on_each_loop, on_uvloop
 from tests.support.relaying import Client, client, configured, echo, proxying, read_request, serving, until
 
@@ -246,32 +247,14 @@ def test_nobody_trusted_is_a_mistake_unless_only_unix_sockets_can_be_reached(tmp
 @pytest.mark.parametrize("over_tls", [False, True])
 @on_uvloop
 async def test_checks_of_such_servers_begin_with_a_header_too(over_tls, made):
-    found = []
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(made.certificate, made.key)
-
-    async def handle(reader, writer):
-        try:
-            data = b""
-            while (header := parse_header(data)) is None:
-                data += await reader.readexactly(1)
-            found.append(header)
-            if over_tls:
-                await writer.start_tls(context)
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-            await writer.drain()
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        serves = asyncio.to_thread(serve_one, one, answer, header=True, context=context if over_tls else None)
+        running = asyncio.ensure_future(serves)
         tls = ssl.create_default_context(cafile=made.ca) if over_tls else None
-        outcome = await run_check(CheckSpec("http", tls=tls, begin=format_header("v2", None, None)), address)
+        spec = CheckSpec("http", tls=tls, begin=format_header("v2", None, None), timeout_s=10)
+        outcome = await run_check(spec, f"127.0.0.1:{one.getsockname()[1]}")
         assert outcome.ok, outcome.detail
-        assert found == [Header(16)]
-    finally:
-        server.close()
+        assert await running == Header(16)
