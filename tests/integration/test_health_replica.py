@@ -68,7 +68,7 @@ def well(site: Site) -> Iterator[None]:
     yield
     for i, server in enumerate(site.servers.all):
         server.status, server.delay_s, server.body = 200, 0.0, b""
-        if server._server is None:
+        if not server.listening:
             server.open()
         site.until(i, "ready")
 
