@@ -178,7 +178,7 @@ async def _http(
     fields: dict[str, str] = {}
     for name, value, *_ in head["fields"]:
         fields.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-    body, size_bytes = b"", 0
+    body, size_bytes = b"", _told_length(fields) or 0  # of HEAD too: it had to be made to be counted
     if spec.method != "HEAD" and head["status"] not in (204, 304):
         body, size_bytes = await _body(fields, reader)
     status = head["status"]
@@ -193,17 +193,23 @@ async def _body(fields: Mapping[str, str], reader: asyncio.StreamReader) -> tupl
     """(body as far as it counts, how long it is or says it is)."""
     if "chunked" in fields.get("transfer-encoding", "").lower():
         return await _chunks(reader)
-    length = fields.get("content-length", "")
-    told = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else HEAVY_BYTES + 1
+    length = _told_length(fields)
+    told = HEAVY_BYTES + 1 if length is None else length
     body = bytearray()
     while len(body) <= HEAVY_BYTES and len(body) < told:
         piece = await reader.read(min(told - len(body), HEAD_BYTES_MAX))
         if not piece:
             break
         body += piece
-    if length and len(body) < min(told, HEAVY_BYTES):
+    if length is not None and len(body) < min(told, HEAVY_BYTES):
         raise asyncio.IncompleteReadError(bytes(body), told)
-    return bytes(body[:HEAVY_BYTES]), max(len(body), told if length else 0)
+    return bytes(body[:HEAVY_BYTES]), max(len(body), length or 0)
+
+
+def _told_length(fields: Mapping[str, str]) -> int | None:
+    """What the answer says of its length."""
+    text = fields.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 async def _chunks(reader: asyncio.StreamReader) -> tuple[bytes, int]:

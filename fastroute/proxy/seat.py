@@ -16,6 +16,7 @@ from fastroute._core.board import Row, Tally
 from fastroute.config.membership import name_of, servers_of
 from fastroute.errors import UsageError
 from fastroute.fleet.presence import make_name
+from fastroute.health.verdict import Verdict
 from fastroute.metrics.layout import (
     NODE_COUNTED,
     NODE_COUNTED_AT,
@@ -81,6 +82,8 @@ class Seat:
             **{("pool", name): self._pool_words(name) for name in parts.pools},
             **{("node", name): self._node_words(name) for name in self.columns.nodes},
         }
+        for name, one in parts.pools.items():
+            self._hold_back(name, one)
         self.look()
         self._say()
         self._handle = asyncio.get_running_loop().call_later(LOOK_S, self._again)
@@ -110,10 +113,17 @@ class Seat:
         for name, server, verdict in self._verdicts.changed():
             parts = self._parts.pools.get(name)
             if parts is not None and parts.config.judged:
-                parts.standing.judge(server, verdict)
+                parts.standing.judge(server, verdict or _unknown(parts))
         self._version = version
         self._say_pools()
         self.row.follow(version)
+
+    def _hold_back(self, name: str, parts: PoolParts) -> None:
+        """Servers of which nothing is said yet are not ready where a hook must succeed first."""
+        if parts.config.on_join is not None:
+            for server in parts.pool.servers:
+                if self._verdicts.of(name, server.name) is None:
+                    parts.standing.judge(server.name, _unknown(parts))
 
     def _follow_members(self) -> None:
         """Take in and let go the servers that the notice says."""
@@ -137,6 +147,7 @@ class Seat:
             except UsageError as error:  # it was checked where it was given: a bug, or another version's
                 log.error("pool %s: its servers could not be changed: %s", name, error)
                 continue
+            self._hold_back(name, parts)
             log.info("pool %s has %d servers now", name, len(rows))
             self._servers[name], self._weights[name] = servers, weights
             self._orders.forget(name, weights.keys())
@@ -205,6 +216,11 @@ def has_desk(config: Config) -> bool:
     """Does a replica of this configuration have an admin process: one that is asked, or follows a fleet or sources?"""
     found = any(pool.discover is not None for pool in config.pools.values())
     return found or config.admin is not None or (config.store is not None and bool(config.secret))
+
+
+def _unknown(parts: PoolParts) -> Verdict:
+    """What holds for a server of which nothing is said: with a hook, that it has not succeeded yet."""
+    return Verdict(joining=parts.config.on_join is not None)
 
 
 def own_seat(config: Config) -> Seat:

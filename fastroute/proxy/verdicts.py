@@ -36,8 +36,8 @@ class Verdicts:
             self._board.give_verdict(column, verdict.word() if verdict is not None else 0)
         return bool(column)
 
-    def changed(self) -> list[tuple[str, str, Verdict]]:
-        """(pool, server, verdict) of what changed since the last call."""
+    def changed(self) -> list[tuple[str, str, Verdict | None]]:
+        """(pool, server, verdict) of what changed since the last call; None where nothing is said any more."""
         found = []
         for pool, servers in self._columns.items():
             for server, column in servers.items():
@@ -45,5 +45,5 @@ class Verdicts:
                     word = self._board.verdict(column)
                     if word != self._seen.get(column, 0):
                         self._seen[column] = word
-                        found.append((pool, server, Verdict.of(word) or Verdict()))
+                        found.append((pool, server, Verdict.of(word)))
         return found

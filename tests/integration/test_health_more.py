@@ -155,8 +155,10 @@ def test_a_server_is_not_ready_before_its_hook_has_succeeded(tmp_path: pathlib.P
     hook = f"[ -e {flag} ] && echo $FASTROUTE_SERVER $FASTROUTE_PORT >> {tmp_path}/hooked"
     more = CHECK + f'rise = 1\nfall = 1\n[pools.app.on_join]\ncommand = ["/bin/sh", "-c", {hook!r}]\ntimeout = "10s"\n'
     with serving(tmp_path, more) as site:
-        site.until(0, "maintenance")
+        for i in range(3):
+            site.until(i, "maintenance")
         assert site.visit("somebody") == "503"
+        assert all(not server.requests for server in site.servers.all)
         flag.touch()
         for i in range(3):
             site.until(i, "ready")

@@ -68,7 +68,7 @@ def well(site: Site) -> Iterator[None]:
     yield
     for i, server in enumerate(site.servers.all):
         server.status, server.delay_s, server.body = 200, 0.0, b""
-        if server._server is None:
+        if not server.listening:
             server.open()
         site.until(i, "ready")
 
@@ -147,6 +147,21 @@ def test_another_worker_takes_over_when_the_one_that_asks_is_stopped(site: Site)
             until(lambda before=before: len(site.servers[0].checks) > before + 2, "checks go on")
         finally:
             os.kill(worker["pid"], signal.SIGCONT)
+
+
+def test_a_heavy_check_is_logged_and_made_more_rarely(site: Site):
+    server = site.servers[1]
+    server.delay_s = 1.1  # more than half of the time limit
+    until(lambda: f"the check of server {server.name} is heavy: the answer took" in site.replica.output(), "a warning")
+    server.delay_s = 0.0
+    checks = len(server.checks)
+    until(lambda: len(server.checks) > checks + 6, "it is asked as often as before")
+    server.body = b"x" * 70_000
+    until(lambda: f"server {server.name} is heavy: the answer has more" in site.replica.output(), "a warning")
+    server.checks.clear()
+    until(lambda: len(server.checks) > 2, "it is asked")
+    until(lambda: server.checks[-1] - server.checks[-2] > 0.5, "more rarely")
+    assert site.state(1) == "ready"
 
 
 def test_one_check_at_a_time_and_at_the_configured_rate(site: Site):

@@ -33,8 +33,8 @@ class CheckedServer:
         self.held: list[asyncio.StreamWriter] = []
         """Requests for /hold, which are not answered."""
         self.connections = 0
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._socket: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._run: Any = None
 
     def open(self) -> None:
@@ -44,19 +44,43 @@ class CheckedServer:
         """Nobody listens any more, and all connections are gone."""
         self._run(self._close())
 
+    @property
+    def listening(self) -> bool:
+        return self._socket is not None
+
     async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024)
+        # An accept loop of its own: asyncio's server loses a connection that it accepts while it is being closed.
+        self._socket = one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", self.port))
+        one.listen(1024)
+        one.setblocking(False)
+        self._tasks.add(asyncio.get_running_loop().create_task(self._accept(one)))
 
     async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for writer in list(self._writers):
-            writer.transport.abort()
+        tasks, self._tasks = list(self._tasks), set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+    async def _accept(self, one: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            made, _ = await loop.sock_accept(one)
+            task = loop.create_task(self._serve(made))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, made: socket.socket) -> None:
         self.connections += 1
+        try:
+            reader, writer = await asyncio.open_connection(sock=made)
+        except BaseException:
+            made.close()
+            raise
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -79,8 +103,7 @@ class CheckedServer:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._writers.discard(writer)
-            writer.close()
+            writer.transport.abort()
 
 
 class CheckedServers:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fastroute.config.load import loads
 from fastroute.errors import ConfigError
+from tests.support.shared import ROOT
 
 BASE = """secret = "a secret for tests of at least 32 bytes"
 identity_secret = "another one of at least 32 bytes!!"
@@ -25,6 +28,12 @@ def refused(more: str) -> str:
 
 def warned(text: str) -> str:
     return "\n".join(message for _, message in loads(text).warnings)
+
+
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "health.md").read_text(), re.S))
+def test_the_examples_of_the_page_can_be_used(text: str):
+    health = "" if "[pools.app.health]" in text else '[pools.app.health]\ncheck = "http"\n'
+    assert warned(BASE + health + text) == ""
 
 
 def test_the_defaults_are_those_of_the_page():
