@@ -23,6 +23,7 @@ from fastroute.admin.mirror import Mirror
 from fastroute.admin.releases import Releases
 from fastroute.admin.replica import Replica, parse_server
 from fastroute.admin.restarts import Restarts
+from fastroute.admin.sourcing import Sourcing
 from fastroute.config.membership import name_of
 from fastroute.errors import UsageError
 from fastroute.fleet.changes import POLL_S, Entry, FleetChanges
@@ -54,6 +55,7 @@ class Desk:
         self.replica, self.mirror = replica, mirror
         self.releases = Releases(mirror)
         self.history = History()
+        self.sourcing = Sourcing(replica, lambda pool, text: self.history.note("member", text, pool=pool))
         self.mail: Mail | None = None
         self.fleet: FleetChanges | None = None
         self._restarts = Restarts(replica, self._release)
@@ -72,8 +74,9 @@ class Desk:
             )
 
     async def start(self) -> None:
-        """Begin to keep time; what the fleet ordered is in force when this returns, if the store answers."""
+        """Begin to keep time; what sources found and the fleet ordered is in force afterwards, if they answer."""
         loop = asyncio.get_running_loop()
+        await self.sourcing.start()
         if self.fleet is not None:
             before = self.replica.board.version
             await self._turn_fleet()
@@ -91,6 +94,7 @@ class Desk:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sourcing.aclose()
         await self.releases.aclose()
 
     async def told_fleet(self) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from collections.abc import Iterator
 from fastroute._core.dialects import build_ring, check_options
 from fastroute.config.kinds import either, nearest, quote, written
 from fastroute.config.rules_health import health_mistakes, health_warnings
-from fastroute.config.schema import Config, FieldsConfig, ListenerConfig, PoolConfig, RouteConfig, StoreConfig
+from fastroute.config.schema import (
+    Config,
+    DiscoverConfig,
+    FieldsConfig,
+    ListenerConfig,
+    PoolConfig,
+    RouteConfig,
+    StoreConfig,
+)
 from fastroute.config.tls import tls_mistakes
 from fastroute.errors import UsageError
 from fastroute.model import Server, is_inherited, parse_address
@@ -195,8 +203,28 @@ def _store_mistakes(store: StoreConfig) -> Iterator[Finding]:
         yield ("tls",), "tls.key belongs to a tls.certificate, which is missing"
 
 
+def _discover_mistakes(of: DiscoverConfig) -> Iterator[Finding]:
+    given = [key for key in ("dns", "srv", "file") if getattr(of, key)]
+    if len(given) != 1:
+        yield (), f"discover: found {either(given) if given else 'no source'}; accepted: one of dns, srv and file"
+    if of.dns:
+        host, _, port = of.dns.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in host:
+            yield ("dns",), f'dns: found {quote(of.dns)}; accepted: "host:port", such as "app.internal:8080"'
+    for resolver in of.resolvers:
+        where = parse_address(resolver)
+        try:
+            ipaddress.ip_address(where if isinstance(where, str) else where[0])
+        except ValueError:
+            yield ("resolvers",), f'resolvers: found {quote(resolver)}; accepted: addresses such as "10.0.0.2:53"'
+
+
 def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
     sticky = pool.sticky
+    if not pool.servers and pool.discover is None:
+        yield (), "servers is missing; accepted: at least one [[pools.NAME.servers]], or [pools.NAME.discover]"
+    for path, message in _discover_mistakes(pool.discover) if pool.discover is not None else ():
+        yield ("discover", *path), message
     if sticky and sticky.hint_cookie and sticky.on.kind == "cookie" and sticky.on.name == sticky.cookie.name:
         message = (
             f"the application's cookie and the balancer's own are both named {quote(sticky.on.name)}; "
@@ -212,7 +240,7 @@ def _pool_mistakes(pool: PoolConfig) -> Iterator[Finding]:
             message = f"server name {quote(name)} is that of server {seen[name] + 1} too; accepted: one name per server"
             yield ("servers", index), message
         seen.setdefault(name, index)
-    if all(server.weight == 0 for server in pool.servers):
+    if pool.servers and all(server.weight == 0 for server in pool.servers):
         yield ("servers",), "all servers have weight 0, none would take a new user; accepted: at least one above 0"
     if not seen_twice and pool.policy == "hash":
         yield from ring_mistakes(pool)
@@ -266,6 +294,8 @@ def ring_mistakes(pool: PoolConfig) -> Iterator[Finding]:
         yield ("ring_options",), str(error)
         return
     servers = pool.server_list()
+    if not servers:
+        return
     refusal = _refusal(pool, servers)
     if refusal is not None:
         alone = [index for index, server in enumerate(servers) if _refusal(pool, [server])]
@@ -409,7 +439,7 @@ def warnings(config: Config) -> Iterator[Finding]:
                 message = f"address {quote(server.address)} is that of server {quote(seen[server.address])} too"
                 yield ("pools", name, "servers", index), message
             seen.setdefault(server.address, server.name or server.address)
-        if all(server.backup for server in pool.servers):
+        if pool.servers and all(server.backup for server in pool.servers):
             yield ("pools", name, "servers"), "all servers are backups: they are used as if none were"
     shares = any(pool.health is not None and pool.health.fleet for pool in config.pools.values())
     if config.store is not None and not sticky and not shares:

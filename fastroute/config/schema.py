@@ -54,6 +54,7 @@ __all__ = [
     "Config",
     "ContentConfig",
     "CookieConfig",
+    "DiscoverConfig",
     "HealthConfig",
     "JoinConfig",
     "KeyRule",
@@ -359,6 +360,23 @@ class ProbeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timeout_s: Annotated[float, Duration(0.001)] = named(default=0.2, name="timeout")
 
 
+class DiscoverConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[pools.NAME.discover]: where servers come from besides the file; one of dns, srv and file."""
+
+    dns: Annotated[str, Text()] = ""
+    """host:port; each address of the host is a server."""
+    srv: Annotated[str, Text()] = ""
+    """Name of SRV records."""
+    file: Annotated[str, Text()] = ""
+    """Path of a JSON or TOML file, looked at once a second."""
+    resolvers: Annotated[tuple[str, ...], ListOf(Address())] = ()
+    """Name servers; empty: those of /etc/resolv.conf."""
+    interval_s: Annotated[float, Duration(1)] = named(default=300.0, name="interval")
+    """DNS is asked that often at least, however long its answer may be kept."""
+    weight: Annotated[int, Whole(1, WEIGHT_MAX)] = 1
+    """Of the servers that `dns` finds."""
+
+
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[pools.NAME]: servers with one policy."""
 
@@ -373,8 +391,9 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     key: Annotated[KeyRule | None, Rule(insert=False)] = None
     max_load: Annotated[float, Number(0, 100)] = 0.0
     charge_sticky: Annotated[bool, Flag()] = False
-    servers: Annotated[tuple[ServerConfig, ...], ListOf(Section(ServerConfig), minimum=1, maximum=65_000)]
-    """A slot is 16 bits, FR_NO_SLOT left out (ext/fr_base.h)."""
+    servers: Annotated[tuple[ServerConfig, ...], ListOf(Section(ServerConfig), minimum=1, maximum=65_000)] = ()
+    """One at least, unless they are discovered. A slot is 16 bits, FR_NO_SLOT left out (ext/fr_base.h)."""
+    discover: Annotated[DiscoverConfig | None, Section(DiscoverConfig)] = None
     sticky: Annotated[StickyConfig | None, Section(StickyConfig)] = None
     tls: Annotated[PoolTls | None, Section(PoolTls)] = None
     """Servers speak TLS."""

@@ -203,7 +203,8 @@ class Seat:
 
 def has_desk(config: Config) -> bool:
     """Does a replica of this configuration have an admin process: one that is asked, or follows a fleet or sources?"""
-    return config.admin is not None or (config.store is not None and bool(config.secret))
+    found = any(pool.discover is not None for pool in config.pools.values())
+    return found or config.admin is not None or (config.store is not None and bool(config.secret))
 
 
 def own_seat(config: Config) -> Seat:
