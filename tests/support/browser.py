@@ -70,7 +70,7 @@ class Page:
 
         self._connection = contextlib.ExitStack()
         self._socket = self._connection.enter_context(
-            connect(url, max_size=None, open_timeout=WAIT_S, close_timeout=1, proxy=None)
+            connect(url, max_size=None, open_timeout=WAIT_S, close_timeout=1, ping_interval=None, proxy=None)
         )
         self._ids = itertools.count(1)
         self.complaints: list[str] = []
