@@ -110,9 +110,8 @@ for (const state of STATES) {
 function checked(one) {
   const last = one.last_check || {};
   if (!Object.keys(last).length) return "";
-  const when = last.at || last.at_s || last.checked_at, ok = last.ok !== undefined ? (last.ok ? "ok" : "failed") : last.result || last.outcome || "";
-  const time = last.duration_ms !== undefined ? " " + number(last.duration_ms) + " ms" : "";
-  return [ok + time, last.reason || last.detail || "", when ? ago(when) + " ago" : ""].filter(Boolean).join(", ");
+  const said = (last.ok ? "ok" : "failed") + (last.latency_ms ? " " + number(last.latency_ms) + " ms" : "");
+  return [said, last.ok ? "" : last.detail, last.at ? ago(last.at) + " ago" : ""].filter(Boolean).join(", ");
 }
 function ordered(one) {
   const order = one.order;
