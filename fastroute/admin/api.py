@@ -169,7 +169,9 @@ class Api:
         return dashboard()
 
     async def _metrics(self, _: Request) -> Response:
-        return Response(200, families.page(await self._figures(), fastroute.__version__), CONTENT_TYPE)
+        figures = await self._figures()
+        self._desk.count(figures)
+        return Response(200, families.page(figures, fastroute.__version__), CONTENT_TYPE)
 
     async def _healthz(self, _: Request) -> Response:
         return json_response({"alive": True})

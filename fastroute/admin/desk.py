@@ -29,7 +29,7 @@ from fastroute.errors import UsageError
 from fastroute.fleet.changes import POLL_S, Entry, FleetChanges
 from fastroute.fleet.messages import Mail, Seal
 from fastroute.fleet.presence import read_fleet
-from fastroute.metrics.figures import read
+from fastroute.metrics.figures import Figures, read
 from fastroute.proxy.orders import Order
 
 __all__ = ["Desk"]
@@ -96,6 +96,13 @@ class Desk:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sourcing.aclose()
         await self.releases.aclose()
+
+    def count(self, figures: Figures) -> None:
+        """Add what the fleet's record comes to, for the metrics."""
+        if self.fleet is not None and self.mail is not None:
+            figures.extra["orders"] = len(self.fleet.told()["entries"])
+            figures.extra["orders_restored"] = self.fleet.restored
+            figures.extra["orders_refused"] = dict(self.mail.statistics.refused)
 
     async def told_fleet(self) -> dict[str, Any]:
         """The fleet as JSON: replicas, what was ordered, and what in the store was not believed."""

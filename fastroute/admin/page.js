@@ -74,7 +74,8 @@ class Chart {
     }
     const shown = this.series.map(values => number(values[index] === undefined ? null : values[index])).join(" / ");
     write(this.value, shown + " " + this.unit);
-    write(this.left, count ? new Date(this.times[index] * 1000).toLocaleTimeString() : "no samples yet");
+    const hovered = this.hover !== null && this.hover !== undefined, span = count > 1 ? (this.times[count - 1] - this.times[0]) / 60 : 0;
+    write(this.left, !count ? "no samples yet" : hovered ? new Date(this.times[index] * 1000).toLocaleTimeString() : span < 1 ? "" : span.toFixed(0) + " min");
     if (this.names.length > 1) this.right.replaceChildren(make("span", "key-first", this.names[0]), " / ", make("span", "key-second", this.names[1]), "  max " + number(most));
     else write(this.right, count ? "max " + number(most < 1e-8 ? 0 : most) : "");
     this.svg.setAttribute("aria-label", this.title + ": " + shown + " " + this.unit + ", most " + number(most));
@@ -109,9 +110,8 @@ for (const state of STATES) {
 function checked(one) {
   const last = one.last_check || {};
   if (!Object.keys(last).length) return "";
-  const when = last.at || last.at_s || last.checked_at, ok = last.ok !== undefined ? (last.ok ? "ok" : "failed") : last.result || last.outcome || "";
-  const time = last.duration_ms !== undefined ? " " + number(last.duration_ms) + " ms" : "";
-  return [ok + time, last.reason || last.detail || "", when ? ago(when) + " ago" : ""].filter(Boolean).join(", ");
+  const said = (last.ok ? "ok" : "failed") + (last.latency_ms ? " " + number(last.latency_ms) + " ms" : "");
+  return [said, last.ok ? "" : last.detail, last.at ? ago(last.at) + " ago" : ""].filter(Boolean).join(", ");
 }
 function ordered(one) {
   const order = one.order;
@@ -221,7 +221,7 @@ function drawFleet() {
     told.replicas.length + (told.replicas.length === 1 ? " replica" : " replicas") + (Object.keys(told.refused).length ? "; not believed in the store: " + Object.entries(told.refused).map(([cause, n]) => n + " " + cause).join(", ") : ""));
   $("replicas-table").hidden = !told.replicas.length; $("orders-table").hidden = !told.changes.length;
   $("replicas").replaceChildren(...told.replicas.map(one => { const tr = make("tr");
-    tr.append(make("td", "left", one.name), make("td", "left", one.host || ""), make("td", "", one.pid || ""), make("td", "", ago(one.started_s || one.started_at))); return tr; }));
+    tr.append(make("td", "left", one.name), make("td", "left", one.host || ""), make("td", "", one.supervisor || one.pid || ""), make("td", "", one.workers || "")); return tr; }));
   $("orders").replaceChildren(...told.changes.map(one => { const tr = make("tr");
     const what = one.kind === "member" ? (one.removed ? "removed" : "added at " + (one.added || {}).address) : one.kind === "release" ? "bindings released" :
       [one.state, one.weight === null || one.weight === undefined ? null : "weight " + one.weight].filter(Boolean).join(", ");

@@ -115,11 +115,10 @@ def fleet(told: dict[str, Any]) -> str:
         return f"this replica has no fleet: {told['note']}"
     if not told["store"]:
         return "the store does not answer: nothing is known of other replicas"
-    table = _table("REPLICA<", "HOST<", "PID", "VERSION<", "UP")
+    table = _table("REPLICA<", "HOST<", "PID", "WORKERS")
     for one in told["replicas"]:
-        started = one.get("started_s") or one.get("started_at")
-        up = _ago(started) if isinstance(started, (int, float)) else ""
-        table.add_row(one["name"], str(one.get("host", "")), str(one.get("pid", "")), str(one.get("version", "")), up)
+        pid = str(one.get("supervisor") or one.get("pid", ""))
+        table.add_row(one["name"], str(one.get("host", "")), pid, str(one.get("workers", "")))
     lines = [printed(table)]
     if told["changes"]:
         orders = _table("POOL<", "SERVER<", "ORDER<", "BY<", "AGO", "NOTE<")

@@ -25,6 +25,7 @@ def page(figures: Figures, version: str) -> bytes:
     _servers(out, figures)
     _affinity(out, figures)
     _store(out, figures)
+    _orders(out, figures)
     _replica(out, figures)
     return out.bytes()
 
@@ -132,6 +133,20 @@ def _affinity(out: Page, figures: Figures) -> None:
     out.family("fastroute_cookie_rejected_total", "counter", "The balancer's own cookies that were refused.")
     for cause, count in figures.engine["cookie_rejected"].items():
         out.sample(count, cause=cause)
+
+
+def _orders(out: Page, figures: Figures) -> None:
+    """What operators ordered for the whole fleet; no samples without one."""
+    extra = figures.extra
+    out.family("fastroute_fleet_orders", "gauge", "Orders for the whole fleet that hold.")
+    if "orders" in extra:
+        out.sample(extra["orders"])
+    out.family("fastroute_fleet_orders_restored_total", "counter", "Times that a store got the orders back from here.")
+    if "orders" in extra:
+        out.sample(extra["orders_restored"])
+    out.family("fastroute_fleet_orders_refused_total", "counter", "Records in the store that were not believed.")
+    for cause in ("forged", "format", "malformed", "old", "size") if "orders" in extra else ():
+        out.sample(extra["orders_refused"].get(cause, 0), cause=cause)
 
 
 def _store(out: Page, figures: Figures) -> None:

@@ -101,6 +101,7 @@ def test_a_click_that_drains_a_server_is_seen_in_where_users_go(site: Site) -> N
     users = [f"click-{n}" for n in range(12)]
     before, out = site.visit(*users), site.names[0]
     page = site.page()
+    page.until("fleet && fleet.store", "the fleet is known")
     page.click(button(out, "draining"))
     assert page.until("document.querySelector('#sure').open")
     assert out in page.text("#question")

@@ -150,6 +150,8 @@ def test_a_forged_message_changes_nothing_and_is_counted(fleet: Fleet) -> None:
         return any(one.get("/api/v1/fleet")["refused"].get("forged", 0) for one in fleet.admins)
 
     until(counted, "the forgery is counted")
+    assert sum(one.total("fastroute_fleet_orders_refused_total", cause="forged") for one in fleet.admins) >= 1
+    assert fleet.admins[0].total("fastroute_fleet_orders") >= 1
     seal = Seal([b"a secret for tests of at least 32 bytes"], "fr")
     until(lambda: isinstance(seal.open(KIND, NAME, fleet_raw(fleet)), Message), "the fleet's own stands again")
     for admin in fleet.admins:

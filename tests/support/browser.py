@@ -70,7 +70,7 @@ class Page:
 
         self._connection = contextlib.ExitStack()
         self._socket = self._connection.enter_context(
-            connect(url, max_size=None, open_timeout=WAIT_S, close_timeout=1, proxy=None)
+            connect(url, max_size=None, open_timeout=WAIT_S, close_timeout=1, ping_interval=None, proxy=None)
         )
         self._ids = itertools.count(1)
         self.complaints: list[str] = []
@@ -100,6 +100,8 @@ class Page:
         elif method == "Runtime.consoleAPICalled" and about["type"] == "error":
             self.complaints.append(str([one.get("value") for one in about["args"]]))
         elif method == "Log.entryAdded" and about["entry"]["level"] == "error":
+            if about["entry"].get("url", "").endswith("/favicon.ico"):
+                return  # the browser's own wish, where a page that is no HTML does not say
             self.complaints.append(f"{about['entry']['text']} {about['entry'].get('url', '')}")
         elif method == "Network.requestWillBeSent":
             self.requested.append(about["request"]["url"])
