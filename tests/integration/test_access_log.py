@@ -19,7 +19,9 @@ import pytest
 
 from fastroute.config.load import loads
 from fastroute.errors import ConfigError
+from tests.support.caching import cached, origin
 from tests.support.fleet import Process, free_ports
+from tests.support.memcached import Memcached
 from tests.support.relaying import always, answer, client, configured, echo, proxying, serving, until, unused_port
 
 POOL = 'pool = "p"\n[[pools.p.servers]]\naddress = "a:2"\n'
@@ -273,3 +275,17 @@ def test_a_replica_opens_its_log_again_on_sigusr1_and_loses_no_line(tmp_path):
 def test_a_path_that_cannot_be_written_is_refused(path):
     with pytest.raises(ConfigError, match="path"):
         loads(f'{logging(pathlib.Path(path))}[listeners.web]\nbind = "127.0.0.1:1"\n' + POOL)
+
+
+async def test_a_response_from_the_cache_is_logged_with_its_status_and_size(tmp_path):
+    path = tmp_path / "access.log"
+    with Memcached() as store:
+        async with origin() as server:
+            server.page("/a", "hello", "Cache-Control: max-age=60")
+            top = f'access_log = {{ format = "json", path = "{path}" }}'
+            async with proxying(cached([server.port], store.address, top=top)) as (_, web), client(web) as one:
+                for _ in range(2):
+                    assert (await one.get("/a"))[2] == b"hello"
+                found = [json.loads(line) for line in await lines_of(path, 2)]
+    assert [(one["status"], one["bytes"], one["pool"]) for one in found] == [(200, 5, "app"), (200, 5, "app")]
+    assert [one["server"] for one in found] == ["s1", None]

@@ -118,8 +118,13 @@ STRICTER: dict[str, Callable[[bytes], bool]] = {
     "chunk size of more than 16 digits or 2^63": lambda d: bool(
         re.search(rb"(?m)^[0-9A-Fa-f]{16,}", d.partition(b"\r\n\r\n")[2])
     ),
-    "last line of the body is wrong and has not ended: the peer waits for its end": lambda d: not d.endswith(b"\n"),
-    "trailer is not a field": lambda d: bool(re.search(rb"(?m)^0+(;[^\r\n]*)?\r\n", d.partition(b"\r\n\r\n")[2])),
+    "last line of the chunked body is wrong and has not ended: the peer waits for its end": lambda d: (
+        bool(values(d, b"Transfer-Encoding")) and not d.endswith(b"\n")
+    ),
+    "trailer is not a field": lambda d: (
+        bool(values(d, b"Transfer-Encoding"))
+        and bool(re.search(rb"(?m)^0+(;[^\r\n]*)?\r\n", d.partition(b"\r\n\r\n")[2]))
+    ),
 }
 """We refuse, the peer accepts."""
 

@@ -1,4 +1,4 @@
-"""h11 and httptools (llhttp) as second opinions on a request stream: what each understands of the first message."""
+"""h11 and httptools (llhttp) as second opinions on a stream of HTTP: what each understands of the first message."""
 
 from __future__ import annotations
 
@@ -75,3 +75,93 @@ def read_with_httptools(data: bytes) -> Reading:
     if not seen.heads:
         return Reading("more")
     return Reading("message", parser.get_method(), seen.target, seen.body, seen.complete)
+
+
+class Response(NamedTuple):
+    """What a parser makes of the first final response to a GET: refused, incomplete, or a status with its body so far.
+
+    complete: None where the body ends with the connection.
+    """
+
+    verdict: str  # "refused", "more", "message"
+    status: int = 0
+    body: bytes = b""
+    complete: bool | None = False
+
+
+def read_response_with_h11(data: bytes) -> Response:
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+    connection.send(
+        h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connection", "upgrade"), ("Upgrade", "x")])
+    )
+    connection.send(h11.EndOfMessage())
+    try:
+        connection.receive_data(data)
+        while True:
+            event = connection.next_event()
+            if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+                return Response("message", 101, b"", True)
+            if not isinstance(event, h11.InformationalResponse):
+                break
+        if not isinstance(event, h11.Response):
+            return Response("more")
+    except h11.RemoteProtocolError:
+        return Response("refused")
+    names = dict(event.headers)
+    until_close = b"content-length" not in names and b"transfer-encoding" not in names
+    until_close = until_close and event.status_code not in (204, 304)
+    body = b""
+    while True:
+        try:
+            part = connection.next_event()
+        except h11.RemoteProtocolError:
+            return Response("refused")
+        if not isinstance(part, h11.Data):
+            done = None if until_close else isinstance(part, h11.EndOfMessage)
+            return Response("message", event.status_code, body, done)
+        body += bytes(part.data)
+
+
+class _ResponseCollector:
+    def __init__(self) -> None:
+        self.body = b""
+        self.names: set[bytes] = set()
+        self.status = 0
+        self.parser: Any = None
+        self.headed = self.complete = False
+
+    def on_message_begin(self) -> None:
+        if self.complete and self.status >= 200:
+            raise StopAsyncIteration
+        self.headed = self.complete = False
+        self.names = set()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.names.add(name.lower())
+
+    def on_headers_complete(self) -> None:
+        self.headed = True
+        self.status = self.parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def read_response_with_httptools(data: bytes) -> Response:
+    seen = _ResponseCollector()
+    seen.parser = parser = httptools.HttpResponseParser(seen)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        return Response("message", seen.status, b"", True)
+    except httptools.HttpParserError:
+        if not (seen.complete and seen.status >= 200):
+            return Response("refused")
+    if not seen.headed or (seen.status < 200 and seen.status != 101):
+        return Response("more")
+    if not seen.names & {b"content-length", b"transfer-encoding"} and seen.status not in (204, 304):
+        return Response("message", seen.status, seen.body, None)
+    return Response("message", seen.status, seen.body, seen.complete)
