@@ -63,6 +63,12 @@ CASES: dict[str, tuple[int, str]] = {
     "cookie:sid": (1, '[pools.app.sticky]\non = "cookie:sid"\nhint_cookie = false\n'),
     "cookie:sid, two workers": (2, '[pools.app.sticky]\non = "cookie:sid"\nhint_cookie = false\n'),
     "insert": (1, '[pools.app.sticky]\non = "insert"\n'),
+    "access log": (1, '[access_log]\nformat = "json"\npath = "/dev/null"\n'),
+    "routes": (1, '[[listeners.web.routes]]\nhost = "*.example"\npath_prefix = "/none"\npool = "app"\n'),
+    "header rules": (
+        1,
+        '[listeners.web.request_headers]\nset = { "X-Real-IP" = "{client_ip}" }\nremove = ["X-None"]\n',
+    ),
     "nginx": (1, ""),
 }
 
