@@ -13,7 +13,7 @@ cache's max_object_bytes; while it is copied a slow client does not hold the ser
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_DecodeLatin1
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeLatin1
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
@@ -51,6 +51,7 @@ cdef extern from "fr_cache_key.h" nogil:
         FR_CACHE_ASKS
         FR_CACHE_BYPASS
     int fr_cache_key(fr_out *out, const uint8_t *data, const fr_head *head, int tls, int trusted) noexcept
+    int fr_same_text(const uint8_t *data, size_t size, const char *lower, size_t lower_size) noexcept
 
 FILL_PASS, FILL_TEE, FILL_SWALLOW, FILL_WATCH = FR_FILL_PASS, FR_FILL_TEE, FR_FILL_SWALLOW, FR_FILL_WATCH
 ASKS, BYPASS = FR_CACHE_ASKS, FR_CACHE_BYPASS
@@ -67,6 +68,60 @@ cdef inline int64_t _wall_ms() noexcept:
     cdef timespec now
     clock_gettime(CLOCK_REALTIME, &now)
     return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
+
+
+cdef Stored _variant(Caching self, object variants, const uint8_t *data, const fr_head *head):
+    """The near response that a fastroute.http_cache.variants.Variants means for this request; None: the rules have to say.
+
+    What the fields mean is the rules' business: they are asked once per URL and values, and the answer is remembered under
+    the values as they came. The scratch buffer holds the URL's key before and after.
+    """
+    cdef fr_out *out = &self.engine.out
+    cdef size_t key_size = out.size
+    cdef PyObject *found
+    cdef Py_ssize_t size = 0
+    cdef const char *text
+    cdef unsigned int i
+    if not isinstance(variants, tuple) or self.route.request_fields is not None:
+        return None
+    try:
+        names, number, soft_ms = <tuple>variants
+        if soft_ms:
+            return None
+        fr_out_put(out, b"\n", 1)
+        fr_out_put(out, PyBytes_AS_STRING(number), PyBytes_GET_SIZE(number))
+        for name in <tuple>names:
+            text = PyUnicode_AsUTF8AndSize(name, &size)
+            fr_out_put(out, b"\n", 1)
+            for i in range(head.field_count):
+                if not head.fields[i].flags & FR_FIELD_HOP and fr_same_text(
+                    data + head.fields[i].name_at, head.fields[i].name_size, text, size
+                ):
+                    fr_out_put(out, data + head.fields[i].value_at, head.fields[i].value_size)
+                    fr_out_put(out, b"\n", 1)
+        raw = PyBytes_FromStringAndSize(<const char *>out.data, out.size)
+        out.size = key_size
+        key = self.route.responses.variant_keys.get(raw)
+        if key is None:
+            lines = []
+            for i in range(head.field_count):
+                if not head.fields[i].flags & FR_FIELD_HOP:
+                    lines.append((
+                        PyUnicode_DecodeLatin1(<const char *>data + head.fields[i].name_at, head.fields[i].name_size, NULL).lower(),
+                        PyUnicode_DecodeLatin1(<const char *>data + head.fields[i].value_at, head.fields[i].value_size, NULL),
+                    ))
+            url = PyUnicode_DecodeLatin1(<const char *>out.data, out.size, NULL)
+            key = self.route.responses.learn_variant(variants, url, raw, lines)
+            if key is None:
+                return None
+        text = PyUnicode_AsUTF8AndSize(key, &size)
+        found = self.route.near.fresh(NEAR_KIND_STR, <const uint8_t *>text, <unsigned int>size)
+        if found is not NULL and type(<object>found) is Stored:
+            return <Stored>found
+    except Exception as error:
+        out.size = key_size
+        self.report(error)
+    return None
 
 
 cdef class Caching(Attempt):
@@ -96,9 +151,9 @@ cdef class Caching(Attempt):
         self.begun_ns = fr_now_ns()
         if self.cache_reads and self.cache_asks == FR_CACHE_PLAIN:
             found = self.route.near.fresh(NEAR_KIND_STR, out.data, <unsigned int>out.size)
-            if found is not NULL and type(<object>found) is Stored:
-                stored = <Stored>found
-                if self._send_stored(stored):
+            if found is not NULL:
+                stored = <Stored>found if type(<object>found) is Stored else _variant(self, <object>found, data, head)
+                if stored is not None and self._send_stored(stored):
                     return True
         try:
             self.cache_key = PyUnicode_DecodeLatin1(<const char *>out.data, out.size, NULL)

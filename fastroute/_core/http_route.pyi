@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any, Protocol, final
 
 from fastroute._core.http_attempt import Attempt
@@ -20,7 +21,11 @@ class _Slow(Protocol):
 class _Responses(Protocol):
     near_cache: NearCache
     object_bytes_max: int
+    variant_keys: dict[bytes, str]
 
+    def learn_variant(
+        self, variants: Any, url_key: str, raw: bytes, fields: Sequence[tuple[str, str]]
+    ) -> str | None: ...
     def look(
         self, request: Any, epoch: int, read_key: str | None, any_key: str | None, head: bytes, is_head: bool, asks: int
     ) -> bool: ...

@@ -34,6 +34,7 @@ from fastroute.clock import SYSTEM, Clock
 from fastroute.config.schema import CacheConfig
 from fastroute.errors import CacheError
 from fastroute.http_cache import report
+from fastroute.http_cache.fields import Fields
 from fastroute.http_cache.invalidating import is_unsafe
 from fastroute.http_cache.reuse import Reuse, conditional_for_server, decide, may_fail_to
 from fastroute.http_cache.stored import EXTENSIONS, UNCACHEABLE, UNCACHEABLE_MS, Uncacheable, keep_ms, softened
@@ -50,6 +51,12 @@ PAUSE_S_MIN, PAUSE_S_MAX = 0.005, 0.05
 
 VARIANTS_MS = 86_400_000
 """Life of a Variants at least: it outlives responses that it leads to, for further ones come after it."""
+
+VARIANT_KEYS_MAX = 4096
+"""Keys of variants that are remembered by the fields as they came: about half a kilobyte each."""
+
+CHANGED_ON_THE_WAY = frozenset(("cookie", "host", "via", "forwarded", "x-real-ip", "connection", "te", "x-fastroute"))
+"""Fields that servers get otherwise than clients send them."""
 
 REFRESHES_MAX = 64
 """Background refreshes at once per process; beyond it the stale response is served and a later request refreshes it."""
@@ -116,6 +123,7 @@ class ResponseCache:
         self.down_ms = round(config.stale_if_down_s * 1000)
         self._words = words if words is not None else [0] * 7
         self._clock, self._system = clock, clock is SYSTEM
+        self.variant_keys: dict[bytes, str] = {}
         self._flights: dict[str, Flight] = {}
         self._refreshing: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -183,6 +191,18 @@ class ResponseCache:
             return True
         self._start(self._slow(asked))
         return True
+
+    def learn_variant(self, variants: Variants, url_key: str, raw: bytes, fields: Fields) -> str | None:
+        """The key of the response that these fields mean, remembered under `raw`; None where a request's fields are not
+        those that servers get."""
+        if not CHANGED_ON_THE_WAY.isdisjoint(variants.names) or any(
+            name[:11] == "x-forwarded" for name in variants.names
+        ):
+            return None
+        if len(self.variant_keys) >= VARIANT_KEYS_MAX:
+            self.variant_keys.clear()
+        found = self.variant_keys[raw] = variants.key_of(url_key, fields)
+        return found
 
     def _use(self, asked: Asked, key: str, stored: Stored, soft_ms: int, result: int = HIT) -> bool:
         """Answer with a stored response if it may be used without asking a server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -382,3 +383,20 @@ async def test_large_bodies_are_stored_in_parts_and_sent_whole(world):
         assert (await one.get("/z"))[2] == body
     assert (await one.get("/z", "Range: bytes=100000-299999"))[2] == body[100000:300000]
     assert server.count("/z") == 1
+
+
+async def test_a_stored_answer_is_logged_as_what_the_client_got(store, tmp_path):
+    store.command("flush_all")
+    path = tmp_path / "log"
+    pool = f'[access_log]\nformat = "json"\npath = "{path}"\n'
+    async with (
+        origin() as server,
+        proxying(cached([server.port], store.address, pool=pool)) as (_, port),
+        client(port) as one,
+    ):
+        server.page("/log", "hello", "Cache-Control: max-age=60")
+        for _ in range(3):
+            await one.get("/log")
+        await until(lambda: path.exists() and path.read_text().count("\n") == 3, "nothing was logged")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["status"], line["bytes"]) for line in lines] == [(200, 5)] * 3
