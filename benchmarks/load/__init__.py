@@ -5,6 +5,6 @@ python -m benchmarks.load.idle        10,000 idle keep-alive connections: reside
 python -m benchmarks.load.body        1 GiB through, down and up: rate
 python -m benchmarks.load.sockets     WebSocket echo: CPU per message, latency
 
-Each prints its figures as JSON and, with --out, writes them to a file of benchmarks/results. Ratios are of one run, turn
-by turn; docs/performance.md says what was found.
+Each prints its figures as JSON and, with --out, writes them to a file of benchmarks/results. Ratios are of one run,
+turn by turn; docs/performance.md says what was found.
 """

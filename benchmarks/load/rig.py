@@ -4,6 +4,7 @@ Rules of this file: one process of each proxy, on core 0 where there are two; lo
 and free ports only; every process ends with its block.
 """
 
+# ruff: noqa: E501 (lines of other products' files)
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,4 @@
-"""What other clients notice of thousands that never finish their heads: p99 with them beside p99 without, and nginx's."""
+"""What other clients notice of thousands that never finish their heads: p99 with them and without, and nginx's."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import random
 import time
 from collections import Counter
@@ -22,6 +23,8 @@ from tests.soak.server import body_of
 from tests.support.relaying import Client
 
 WAIT_S = 60.0
+began_s: contextvars.ContextVar[float] = contextvars.ContextVar("began_s")
+"""When the present turn of this task's client began."""
 SIZES = (0, 1, 100, 1500, 16_000, 70_000, 300_000)
 
 
@@ -30,14 +33,14 @@ class Tally:
     """What came of it all."""
 
     seen: Counter[str] = field(default_factory=Counter)
-    lost: list[tuple[float, str]] = field(default_factory=list)
-    """(when, how) of each request that was not answered as it must be."""
+    lost: list[tuple[float, float, str]] = field(default_factory=list)
+    """(when its connection began, when it was noticed, how) of each request that was not answered as it must be."""
     wrong: list[str] = field(default_factory=list)
     """Answers that were whole and not right: there is no excuse for one."""
     latencies_s: list[float] = field(default_factory=list)
 
     def lose(self, how: str) -> None:
-        self.lost.append((time.monotonic(), how))
+        self.lost.append((began_s.get(), time.monotonic(), how))
 
 
 class Party:
@@ -62,6 +65,7 @@ class Party:
     async def _again(self, kind: str, turn: Callable[[random.Random], Awaitable[None]], pick: random.Random) -> None:
         while not self.stopping:
             self.tally.seen[kind] += 1
+            began_s.set(time.monotonic())
             try:
                 async with asyncio.timeout(WAIT_S):
                     await turn(pick)

@@ -47,7 +47,7 @@ def main() -> int:
     found: dict[str, Any] = {
         "reloads": chosen.count,
         "clients": dict(sorted(tally.seen.items())),
-        "lost": [how for _, how in tally.lost],
+        "lost": [how for *_, how in tally.lost],
         "wrong": tally.wrong,
     }
     print(json.dumps(found, indent=1))

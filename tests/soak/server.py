@@ -1,8 +1,8 @@
 """An application server for the soak: `python -m tests.soak.server PORT`; prints "ready".
 
 GET /bytes?n=N&seed=S: N bytes that only S decides, with a length or (odd S) in chunks. POST /echo: the body. /ws: a
-WebSocket that echoes binary messages. /page: an empty page for a browser. Everything else: 404. Bodies can be checked by
-whoever knows N and S (body_of).
+WebSocket that echoes binary messages. /page: an empty page for a browser. Everything else: 404. Bodies can be checked
+by whoever knows N and S (body_of).
 """
 
 from __future__ import annotations
