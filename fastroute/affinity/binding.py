@@ -20,7 +20,6 @@ from fastroute.affinity.agreement import Answer, Command, Decision, Kind
 from fastroute.affinity.copies import claim, move, release, renew
 from fastroute.affinity.in_zone import MIN_HOLD_S, Bound, Hint, Reason, ZoneBinder
 from fastroute.affinity.record import NOBODY, Record, new_term
-from fastroute.errors import NoServerAvailable
 
 __all__ = ["MIN_HOLD_S", "ONCE_S", "Binder", "Bound", "Hint"]
 
@@ -154,16 +153,14 @@ class Binder(ZoneBinder):
         def over(record: Record) -> bool:
             return record.released or self._too_old(record.term, wall_s)
 
-        def successor(record: Record) -> Record:  # what others bound afresh, to a server that is down here, is moved
+        def successor(record: Record) -> Record:
+            # What another replica bound afresh meanwhile, to a server that cannot take it here, is moved.
             return fresh if over(record) else replace(fresh, term=record.term, generation=record.generation + 1)
 
         decision = yield from move(
             ended.record,
             ended.token,
-            # What another replica bound afresh meanwhile, to a server that cannot take it here, is moved.
-            lambda record: (
-                fresh if over(record) else replace(fresh, term=record.term, generation=record.generation + 1)
-            ),
+            successor,
             lambda record: not over(record) and self._usable_slot(record) >= 0,
             lambda: fresh,
             self._ttl_s,
@@ -175,7 +172,8 @@ class Binder(ZoneBinder):
         record = decision.record
         slot = self._usable_slot(record)
         if slot < 0:
-            raise NoServerAvailable(self._view.pool.name, self._view.pool.reasons())
+            # It went down or left the pool while the store was asked.
+            return (yield from self._move_in_store(fingerprint, key, decision, -1, wall_s, homes))
         self._learn(fingerprint, slot, record)
         adopted = decision.kind is Kind.ADOPTED
         return Bound(

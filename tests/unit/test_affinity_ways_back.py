@@ -68,6 +68,26 @@ def test_server_that_goes_down_while_the_store_is_asked_is_not_returned(replica)
     assert bound.generation == 3
 
 
+def test_server_of_a_key_bound_afresh_that_leaves_while_the_store_is_asked_is_not_returned(replica):
+    one = replica(pool_of(1, 2, 3))
+    one.holds(written(0, generation=4, age_s=60))  # released
+    minute, second = divmod(NOW_S, 60)
+    steps = one.binder.bind(one.fingerprint, b"u", None, minute, second=second)
+    answer, chosen = None, None
+    while True:
+        try:
+            command = steps.send(answer)
+        except StopIteration as end:
+            bound = end.value
+            break
+        answer = one.homes[0].ask(command)
+        if isinstance(command, CasThenGet) and chosen is None:
+            chosen = Record.unpack(command.record).server
+            one.pool.update([server for server in pool_of(1, 2, 3).servers if server_id(server.name) != chosen])
+    assert one.pool.may_take_bound(bound.slot)
+    assert (bound.generation, bound.term != 7) == (2, True)
+
+
 def test_cookie_that_knows_more_is_written_over_what_another_process_moved_to_while_the_store_was_asked(replica):
     one = replica(pool_of(1, 2, 3))
     one.holds(written(S1, generation=1, age_s=60))

@@ -67,7 +67,8 @@ EVIDENCE_S = 0.6
 ROUTE_S_MAX = 1.0
 """Bound of one route() or move() of a process that runs: tries times time limit, twice."""
 
-HISTORY_MAX = 64
+HISTORY_MAX = 1024
+"""Changes that are remembered per node and key: a node that is flushed loses and gets a record often in one second."""
 
 
 class Violation(AssertionError):
