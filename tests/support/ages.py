@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import weakref
 from typing import Any
 
 __all__ = ["grow_old", "keep_time"]
 
-_ahead_ms = 0
+_ahead_ms: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""How far the clock of an affinity is ahead; those of one test are moved together."""
 
 
 def grow_old(*affinities: Any, ms: int = 5_000) -> None:
@@ -15,10 +17,10 @@ def grow_old(*affinities: Any, ms: int = 5_000) -> None:
 
     The clock stands still from then on: what is asked now stays fresh until the next call, or keep_time().
     """
-    global _ahead_ms
-    _ahead_ms += ms  # always ahead of what any call before has shown
-    now_ms = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 + _ahead_ms
+    ahead_ms = max(_ahead_ms.get(affinity, 0) for affinity in affinities) + ms
+    now_ms = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 + ahead_ms
     for affinity in affinities:
+        _ahead_ms[affinity] = ahead_ms
         for view in affinity.views:
             view.set_manual_ms(now_ms)
 
@@ -26,5 +28,6 @@ def grow_old(*affinities: Any, ms: int = 5_000) -> None:
 def keep_time(*affinities: Any) -> None:
     """Show them the machine's clock again."""
     for affinity in affinities:
+        _ahead_ms.pop(affinity, None)
         for view in affinity.views:
             view.set_manual_ms(0)
