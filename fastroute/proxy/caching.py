@@ -265,7 +265,7 @@ class ResponseCache:
                 if type(result) is Stored:
                     if not asked.waits or self._use(asked, key, result, soft_ms):
                         return
-                    if may_fail_to(result, round(self.wall_s() * 1000), self.down_ms):
+                    if flight.failed and may_fail_to(result, round(self.wall_s() * 1000), self.down_ms):
                         self._serve_stale(asked, result)
                         return
                     await self._validate(asked, key, result, None, until_s)

@@ -192,6 +192,7 @@ class Fill:
         stored = self.stored
         assert stored is not None
         if self.flight is not None:
+            self.flight.failed = True
             self.flight.end(stored)
         self.cache.give_back(self.hold)
         self.hold = None

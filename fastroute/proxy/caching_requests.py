@@ -65,12 +65,17 @@ LOST = _Lost()
 
 
 class Flight:
-    """A key that this process is filling; its result is a Stored, Variants, UNCACHEABLE or LOST. away: the store is."""
+    """A key that this process is filling; its result is a Stored, Variants, UNCACHEABLE or LOST.
 
-    __slots__ = ("_key", "_of", "_result", "away")
+    Attributes:
+        away: the store is away.
+        failed: the server failed, and the result stands in for its answer.
+    """
+
+    __slots__ = ("_key", "_of", "_result", "away", "failed")
 
     def __init__(self, of: dict[str, Flight], key: str) -> None:
-        self._of, self._key, self.away = of, key, False
+        self._of, self._key, self.away, self.failed = of, key, False, False
         self._result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         of[key] = self
 

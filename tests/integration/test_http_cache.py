@@ -87,6 +87,23 @@ async def test_a_stale_response_is_confirmed_and_its_fields_are_updated(world):
     assert (body, fields["x-own"], server.count("/d")) == (b"hello", "2", 2)
 
 
+async def test_who_waited_for_a_response_that_is_stale_at_once_has_it_confirmed(world):
+    server, one = world
+    server.page("/d2", "hello", "Cache-Control: max-age=0", 'ETag: "x"')
+    server.go["/d2"] = asyncio.Event()
+    async with client(one.writer.get_extra_info("peername")[1]) as two:
+        first = asyncio.ensure_future(one.get("/d2"))
+        await until(lambda: server.count("/d2"), "nobody asked")
+        second = asyncio.ensure_future(two.get("/d2"))
+        for _ in range(100):  # turns of the loop: time to begin to wait
+            await asyncio.sleep(0)
+        server.go["/d2"].set()
+        found = await asyncio.gather(first, second)
+    assert [body for _, _, body in found] == [b"hello"] * 2
+    assert server.count("/d2") == 2
+    assert "fwd-status=304" in status_of(found[1][1])
+
+
 async def test_a_head_request_is_answered_from_a_get(world):
     server, one = world
     server.page("/e", "hello", "Cache-Control: max-age=60")
