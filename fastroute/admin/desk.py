@@ -117,6 +117,10 @@ class Desk:
             figures.extra["orders_restored"] = self.fleet.restored
             figures.extra["orders_refused"] = dict(self.mail.statistics.refused)
 
+    def told_rebalance(self, pool: str) -> dict[str, Any] | None:
+        """What evening a pool out has come to; None where it is off."""
+        return self._rebalancer.told(pool) if self._rebalancer is not None else None
+
     async def told_fleet(self) -> dict[str, Any]:
         """The fleet as JSON: replicas, what was ordered, and what in the store was not believed."""
         if self.fleet is None or self.mail is None:

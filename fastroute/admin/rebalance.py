@@ -126,6 +126,14 @@ class Rebalancer:
         """Pool -> bindings moved since the start, of the pools where it is on."""
         return {name: state.moved for name, state in self._pools.items()}
 
+    def told(self, pool: str) -> dict[str, Any] | None:
+        """A pool's as JSON; None where it is off. `left`: what this process would still move now."""
+        state = self._pools.get(pool)
+        if state is None:
+            return None
+        of = {"per_second": state.budget.per_second, "idle_s": state.idle_s}
+        return {**of, "moved": state.moved, "left": state.plan.left}
+
     async def turn(self) -> None:
         """Move what may be moved now."""
         for name, state in self._pools.items():

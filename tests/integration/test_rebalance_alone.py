@@ -13,7 +13,7 @@ from fastroute import Zone
 from fastroute.admin.rebalance import MARK_S, Rebalancer
 from fastroute.config.load import loads
 from fastroute.fleet.messages import Mail, Seal
-from tests.support.admin import CLIENT, Admin, start_administered
+from tests.support.admin import CLIENT, Admin, start_administered, until
 from tests.support.fleet import free_ports, running, start_upstreams, unlink_zone
 from tests.support.memcached import Memcached
 
@@ -67,8 +67,9 @@ def test_without_a_store_one_replica_of_the_zone_moves_what_nobody_used(tmp_path
                 assert [visit(web_a, user) for user in users[:6]] == [where[user] for user in users[:6]]
                 moved = [admin.total("fastroute_rebalanced_total", pool="app") for admin in admins]
             assert sorted(moved) == [0, 6]
-            bindings = admins[0].get("/api/v1/affinity/app")["servers"]
-            assert set(bindings.values()) == {6}, bindings
+            until(lambda: set(admins[0].get("/api/v1/affinity/app")["servers"].values()) == {6}, "six bindings each")
+            told = admins[moved.index(6)].get("/api/v1/pools/app")["rebalance"]
+            assert (told["per_second"], told["idle_s"], told["moved"], told["left"]) == (50, 11, 6, 0)
             after = collections.Counter(visit(web_b, user) for user in users)
             assert after[f"up-{ports[2]}"] == 6
     unlink_zone(ZONE)
