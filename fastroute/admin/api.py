@@ -232,7 +232,8 @@ class Api:
             view.server_of(one, replica.order_of(name, one.name), replica.deadline_of(name, one.name))
             for one in pool.servers
         ]
-        return view.pool_of(pool, servers) | view.changes_of(replica.changes_of(name))
+        rebalance = {"rebalance": self._desk.told_rebalance(name)}
+        return view.pool_of(pool, servers) | view.changes_of(replica.changes_of(name)) | rebalance
 
     # ---- changing
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from fastroute.admin.history import EVERY_S, History
 from fastroute.admin.mirror import Mirror
+from fastroute.admin.rebalance import TURN_EVERY_S, Rebalancer
 from fastroute.admin.releases import Releases
 from fastroute.admin.replica import Replica, parse_server
 from fastroute.admin.restarts import Restarts
@@ -59,6 +60,7 @@ class Desk:
         self.mail: Mail | None = None
         self.fleet: FleetChanges | None = None
         self._restarts = Restarts(replica, self._release)
+        self._rebalancer: Rebalancer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         config = replica.config
         if mirror.store is not None and config.secret:
@@ -72,6 +74,11 @@ class Desk:
                 followed={(kind, pool, server): at_us for kind, pool, server, at_us in kept.get("followed", ())},
                 keep=self._keep,
             )
+        rebalancer = Rebalancer(
+            replica, mirror, self.mail, lambda pool, text: self.history.note("rebalance", text, pool=pool)
+        )
+        if rebalancer.wanted:
+            self._rebalancer = rebalancer
 
     async def start(self) -> None:
         """Begin to keep time; what sources found and the fleet ordered is in force afterwards, if they answer."""
@@ -86,6 +93,8 @@ class Desk:
         self._tasks.append(loop.create_task(self._again(DEADLINES_S, self._end_drains)))
         if self._restarts.wanted:
             self._tasks.append(loop.create_task(self._again(DEADLINES_S, self._restarts.look)))
+        if self._rebalancer is not None:
+            self._tasks.append(loop.create_task(self._again(TURN_EVERY_S, self._rebalancer.turn)))
         if self.replica.file.admin is not None:
             self._tasks.append(loop.create_task(self._again(EVERY_S, self._sample)))
 
@@ -94,15 +103,23 @@ class Desk:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._rebalancer is not None:
+            self._rebalancer.close()
         await self.sourcing.aclose()
         await self.releases.aclose()
 
     def count(self, figures: Figures) -> None:
-        """Add what the fleet's record comes to, for the metrics."""
+        """Add what the fleet's record and the evening out come to, for the metrics."""
+        if self._rebalancer is not None:
+            figures.extra["rebalanced"] = self._rebalancer.counts()
         if self.fleet is not None and self.mail is not None:
             figures.extra["orders"] = len(self.fleet.told()["entries"])
             figures.extra["orders_restored"] = self.fleet.restored
             figures.extra["orders_refused"] = dict(self.mail.statistics.refused)
+
+    def told_rebalance(self, pool: str) -> dict[str, Any] | None:
+        """What evening a pool out has come to; None where it is off."""
+        return self._rebalancer.told(pool) if self._rebalancer is not None else None
 
     async def told_fleet(self) -> dict[str, Any]:
         """The fleet as JSON: replicas, what was ordered, and what in the store was not believed."""

@@ -100,7 +100,7 @@ class Mirror:
         affinity = self._affinities.get(pool)
         if affinity is None or self._zone is None:
             return []
-        slot, tick, bucket = self._zone.server_slot(self._config.fleet, pool, server), self._zone_tick(), 0
+        slot, tick, bucket = self._zone.server_slot(self._config.fleet, pool, server), self.zone_tick(), 0
         found: list[tuple[bytes, Record]] = []
         following: int | None = bucket
         while following is not None:
@@ -108,8 +108,19 @@ class Mirror:
             found += some
         return found
 
+    @property
+    def zone(self) -> Zone | None:
+        """The machine's zone; None where no pool is sticky."""
+        return self._zone
+
+    def sticky_of(self, pool: str) -> tuple[Affinity, AffinityView] | None:
+        """What holds a pool's bindings; None for one that is not sticky."""
+        affinity, view = self._affinities.get(pool), self._views.get(pool)
+        return (affinity, view) if affinity is not None and view is not None else None
+
     @staticmethod
-    def _zone_tick() -> int:
+    def zone_tick() -> int:
+        """Now, as the zone counts."""
         return (time.clock_gettime_ns(getattr(time, "CLOCK_MONOTONIC_COARSE", time.CLOCK_MONOTONIC)) // 1_000_000) >> 6
 
     def other_slot(self, pool: str, server: str) -> int:

@@ -118,12 +118,14 @@ class Answer:
         data: the bytes.
         token: opaque compare-and-set token, bound to the connection that read it.
         written: writes of the command that the node said it stored: each draws a line of the push channel.
+        left_s: seconds that the record has left to live (before a touch of this command); -1: not said.
     """
 
     heard: Heard
     data: bytes | None = None
     token: Any = None
     written: int = 0
+    left_s: int = -1
 
 
 @dataclass(frozen=True, slots=True)

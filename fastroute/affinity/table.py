@@ -282,7 +282,7 @@ class Affinity(AffinityBase):
             wrote = reply = await node.get(name, touch_s=command.ttl_s)
         written = int(wrote.status == STORED)
         if reply.status == HIT:
-            return Answer(Heard.RECORD, reply.value, reply.token, written)
+            return Answer(Heard.RECORD, reply.value, reply.token, written, reply.ttl_s)
         if reply.status == MISS:
             return Answer(Heard.NOTHING, written=written)
         if reply.status == DOWN:

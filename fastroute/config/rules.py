@@ -23,6 +23,7 @@ from fastroute.config.schema import (
     RouteConfig,
     StoreConfig,
 )
+from fastroute.config.schema_rebalance import rebalance_mistakes
 from fastroute.config.tls import tls_mistakes
 from fastroute.errors import UsageError
 from fastroute.model import Server, is_inherited, parse_address
@@ -65,6 +66,9 @@ def mistakes(config: Config) -> Iterator[Finding]:
         yield ("access_log", "path"), wrong
     yield from _binds(config)
     yield from _loops(config)
+    for name, pool in config.pools.items():
+        for path, message in rebalance_mistakes(config, pool):
+            yield ("pools", name, *path), message
     if not config.secret:
         for name, pool in config.pools.items():
             if pool.sticky and pool.sticky.on.kind == "insert":

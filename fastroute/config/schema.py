@@ -42,6 +42,7 @@ from fastroute.config.kinds import (
 )
 from fastroute.config.pages import PageSources
 from fastroute.config.schema_health import ContentConfig, HealthConfig, JoinConfig
+from fastroute.config.schema_rebalance import RebalanceConfig
 from fastroute.config.tls import CertificatePair, ListenerTls, PoolTls
 from fastroute.model import WEIGHT_MAX, Server, parse_address
 from fastroute.routing.keys import KeyRule
@@ -68,6 +69,7 @@ __all__ = [
     "PoolTimeouts",
     "PoolTls",
     "ProbeConfig",
+    "RebalanceConfig",
     "RetryConfig",
     "RouteConfig",
     "Secret",
@@ -411,6 +413,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Requests in flight on other machines count too, where load decides."""
     outlier: Annotated[OutlierConfig | None, Section(OutlierConfig)] = None
     probe: Annotated[ProbeConfig | None, Section(ProbeConfig)] = None
+    rebalance: Annotated[RebalanceConfig, Section(RebalanceConfig)] = RebalanceConfig()
     slow_start: Annotated[SlowStartConfig, Section(SlowStartConfig)] = SlowStartConfig()
 
     @property

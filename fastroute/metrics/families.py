@@ -126,6 +126,9 @@ def _affinity(out: Page, figures: Figures) -> None:
             for key, count in pool.counted.items():
                 if key.startswith(f"{verb}_"):
                     out.sample(count, pool=pool.name, result=key.removeprefix(f"{verb}_"))
+    out.family("fastroute_rebalanced_total", "counter", "Idle bindings moved to servers with less than their share.")
+    for name, count in figures.extra.get("rebalanced", {}).items():
+        out.sample(count, pool=name)
     out.family("fastroute_near_mode", "gauge", "1 for how near entries are kept true: poll if one worker polls.")
     modes = [mode for pool in figures.pools for mode in pool.near_modes if mode]
     for mode in ("push", "poll"):

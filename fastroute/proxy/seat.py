@@ -213,8 +213,9 @@ class Seat:
 
 
 def has_desk(config: Config) -> bool:
-    """Does a replica of this configuration have an admin process: one that is asked, or follows a fleet or sources?"""
-    found = any(pool.discover is not None for pool in config.pools.values())
+    """Does a replica of this configuration have an admin process: one that is asked, follows a fleet or sources, or
+    moves idle bindings?"""
+    found = any(pool.discover is not None or pool.rebalance.per_second for pool in config.pools.values())
     return found or config.admin is not None or (config.store is not None and bool(config.secret))
 
 

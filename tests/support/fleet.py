@@ -121,6 +121,7 @@ def start_replica(
     secret: str | list[str] = "a secret for tests of at least 32 bytes",
     zone_size: str = "8MiB",
     policy: str = "round-robin",
+    ttl: str = "30m",
 ) -> Process:
     """`fastroute serve` with this configuration, accepting when this returns."""
     # A starved test machine can hold a process up for longer than the default 50 ms: that is not what is tested here.
@@ -134,7 +135,7 @@ def start_replica(
         f'[listeners.web]\nbind = "127.0.0.1:{port}"\npool = "app"\n'
         f"[listeners.web.limits]\nrequests_per_connection = 0\n"
         f'[pools.app]\npolicy = "{policy}"\n{pool_more}\n{servers}'
-        f'[pools.app.sticky]\non = "{on}"\nttl = "30m"\n{sticky_more}'
+        f'[pools.app.sticky]\non = "{on}"\nttl = "{ttl}"\n{sticky_more}'
     )
     replica = Process([sys.executable, "-m", "fastroute", "serve", "-c", str(config)], directory / f"{name}.log")
     try:

@@ -1,0 +1,102 @@
+"""A server is added: idle users move to it within the budget, others stay; two replicas and one where it is off."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import time
+
+from tests.support.admin import CLIENT, Admin, start_administered
+from tests.support.fleet import free_ports, running, start_upstreams, unlink_zone
+from tests.support.memcached import Memcached
+
+ZONES = [f"even{n}-{os.getpid()}" for n in range(3)]
+PER_SECOND = 4
+ON = f'rebalance = {{ per_second = {PER_SECOND}, idle = "19s" }}'
+TTL = "30s"
+IDLE = [f"idle-{n}" for n in range(24)]
+ACTIVE = [f"active-{n}" for n in range(12)]
+FIRST_MOVE_S = 60.0
+
+
+class Replica:
+    def __init__(self, directory: pathlib.Path, at: int, store: str, upstreams: list[int], pool_more: str, more: str):
+        self.port, admin = free_ports(2)
+        self.admin = Admin(admin)
+        self.process = start_administered(
+            directory,
+            f"fr{at}",
+            port=self.port,
+            admin_port=admin,
+            upstream_ports=upstreams,
+            zone=ZONES[at],
+            memcached=[store],
+            store_more='near_ttl = "0.2s"\n',
+            ttl=TTL,
+            pool_more=pool_more,
+            more=more,
+        )
+
+    def visit(self, user: str) -> str:
+        answer = CLIENT.get(f"http://127.0.0.1:{self.port}/", headers={"Cookie": f"sid={user}"})
+        assert answer.status_code == 200
+        return answer.headers["x-served-by"]
+
+    def stored(self, user: str) -> str:
+        return self.admin.get(f"/api/v1/affinity/app?key={user}")["store"]["server"]
+
+    def moved(self) -> float:
+        return self.admin.total("fastroute_rebalanced_total", pool="app")
+
+
+def test_idle_users_move_to_a_server_that_was_added_within_the_budget_and_nobody_else(tmp_path: pathlib.Path) -> None:
+    ports = free_ports(3)
+    users = IDLE + ACTIVE
+    with Memcached() as store, running(*start_upstreams(tmp_path, ports)):
+        one, two, off = (
+            Replica(tmp_path, at, store.address, ports[:2], more_of_pool, more)
+            for at, (more_of_pool, more) in enumerate([(ON, ""), (ON, ""), ("", 'fleet = "off"')])
+        )
+        with running(one.process, two.process, off.process):
+            where = {user: one.visit(user) for user in users}
+            where_off = {user: off.visit(user) for user in users}
+            for user in users:
+                assert (one.visit(user), two.visit(user), two.visit(user)) == (where[user],) * 3
+                assert off.visit(user) == where_off[user]
+            assert collections.Counter(where.values()) == {f"up-{port}": 18 for port in ports[:2]}
+            for replica in (one, two, off):
+                server = {"name": f"up-{ports[2]}", "address": f"127.0.0.1:{ports[2]}"}
+                replica.admin.post("/api/v1/pools/app/servers", server)
+
+            began, samples = time.monotonic(), [(0.0, 0.0)]
+            while samples[-1][1] < 12 and time.monotonic() - began < FIRST_MOVE_S:
+                before_s = time.monotonic()
+                total = one.moved() + two.moved()
+                samples.append((before_s, total))
+                for at, user in enumerate(ACTIVE):  # the last four come to the second replica alone
+                    assert (one, two, two)[at % 3].visit(user) == where[user], f"{user} is active and was moved"
+                    assert off.visit(user) == where_off[user]
+            now = {user: one.stored(user) for user in users}
+            stayed = {user: off.stored(user) for user in users}
+            returned = {user: (two.visit(user), one.visit(user)) for user in IDLE}
+
+            assert samples[-1][1] == 12, samples
+            assert min(one.moved(), two.moved()) == 0, "both moved at once"
+            assert collections.Counter(now.values()) == {f"up-{port}": 12 for port in ports}, "not even"
+            assert {user: now[user] for user in ACTIVE} == {user: where[user] for user in ACTIVE}
+            assert all(now[user] in (where[user], f"up-{ports[2]}") for user in IDLE)
+            assert returned == {user: (now[user],) * 2 for user in IDLE}, "both replicas know of the moves"
+            for start_s, start in samples:
+                for end_s, end in samples:
+                    within_s = end_s - start_s
+                    assert within_s < 0 or start == 0 or end - start <= PER_SECOND * (within_s + 2), samples
+            moving = [at_s for at_s, total in samples if 0 < total < 12]
+            assert moving[-1] - moving[0] > 12 / PER_SECOND - 2, "faster than the budget"
+
+            assert stayed == where_off
+            assert "fastroute_rebalanced_total" not in off.admin.metrics()
+            assert any(event["kind"] == "rebalance" for event in one.admin.get("/api/v1/history")["events"]) or any(
+                event["kind"] == "rebalance" for event in two.admin.get("/api/v1/history")["events"]
+            )
+    unlink_zone(*ZONES)
