@@ -89,6 +89,8 @@ class Mirror:
         for name, of in config.pools.items():
             if of.servers != self._config.pools[name].servers:
                 self.pools[name].update(of.server_list())
+                if (view := self._views.get(name)) is not None:
+                    view.refresh()  # what the zone holds is told in the pool's slots
         self._config = config
 
     def bindings_of(self, pool: str, server: str) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 import signal
@@ -170,8 +171,11 @@ def test_a_drain_with_a_deadline_ends_in_maintenance(site: Site) -> None:
 def test_a_drain_ends_when_nothing_is_left(site: Site) -> None:
     site.add(3)
     name = site.names[3]
-    said = site.ctl("drain", name, "--deadline", "10m", "--wait")
-    assert f"app/{name}: maintenance, 0 bindings and 0 requests are left" in said
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        said = pool.submit(site.ctl, "drain", name, "--deadline", "10m", "--wait")
+        until(lambda: site.admin.server(name)["state"] == "draining", "the drain has begun")
+        assert "done" in site.ctl("affinity", "release", "app", "--server", name)
+        assert f"app/{name}: maintenance, 0 bindings and 0 requests are left" in said.result()
 
 
 def test_all_bindings_of_a_server_are_released_with_progress(site: Site) -> None:
