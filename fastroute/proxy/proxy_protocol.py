@@ -81,6 +81,8 @@ def _parse_v1(data: bytes) -> Header | None:
             raise ProxyProtocolError("it does not begin as a PROXY line does")
         return None
     line = data[: end + 2]
+    if b"\n" in data[:end]:  # refused before the line had come whole; so it is when it comes at once
+        raise ProxyProtocolError("a line that is no PROXY line")
     if line.startswith(b"PROXY UNKNOWN") and line[13:14] in (b" ", b"\r"):
         return Header(end + 2)
     found = _V1.match(line)

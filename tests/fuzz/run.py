@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Builds and runs the fuzzers.   python tests/fuzz/run.py [--seconds 60] [--runs N] [--seed N] [target ...]
+"""Builds and runs the fuzzers. python tests/fuzz/run.py [--seconds 60] [--runs N] [--seed N] [target ...]
 
-Targets: meta, head, chunked (C, under AddressSanitizer and UndefinedBehaviorSanitizer, guided by coverage) and codec
-(Python over the built extension). Seeds are in the targets; the catalogues of odd messages are added where they are.
-Exit status 1 on a finding; the input is left in build/fuzz/finding-TARGET.
+Targets: meta, head, chunked, fields (C, under AddressSanitizer and UndefinedBehaviorSanitizer, guided by coverage);
+relay, codec, openings (Python over the built extensions: those of `make test-sanitize` when they are there and of
+these very sources). Seeds are in the targets; the catalogues of odd messages are added where they are. Exit status 1
+on a finding; the input is left in build/fuzz/finding-TARGET, or named by its seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import pathlib
@@ -21,13 +23,17 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "fuzz"
 BUILD = ROOT / "build" / "fuzz"
-C_TARGETS = ("meta", "head", "chunked")
+C_TARGETS = ("meta", "head", "chunked", "fields")
+PYTHON_TARGETS = {"relay": 1.0, "codec": 0.5, "openings": 0.5}
+"""Share of the seconds: all targets together take CI six minutes."""
+SANITIZE_TREE = ROOT / "build" / "sanitize-tree"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 WARNINGS = ["-std=gnu11", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
 CATALOGUES = {
     "meta": [("memcached_replies.jsonl", "reply")],
     "head": [("requests.jsonl", "raw"), ("responses.jsonl", "raw")],
     "chunked": [("requests.jsonl", "raw"), ("responses.jsonl", "raw")],
+    "fields": [("requests.jsonl", "raw")],
 }
 
 
@@ -71,22 +77,62 @@ def seeds(target: str) -> pathlib.Path | None:
     return into if into.exists() else None
 
 
+def same_sources(tree: pathlib.Path) -> bool:
+    """Was this tree built of the sources that stand here?"""
+    names = [*(ROOT / "ext").iterdir(), *(ROOT / "fastroute").rglob("*.p*"), *HERE.iterdir()]
+    for path in names:
+        if path.suffix in (".py", ".pyx", ".pxd", ".h"):
+            other = tree / path.relative_to(ROOT)
+            if not other.exists() or other.read_bytes() != path.read_bytes():
+                return False
+    return any(tree.glob("fastroute/_core/http_relay*.so"))
+
+
+def run_sanitized(arguments: list[str]) -> int:
+    """The Python targets over the build under the sanitizers; as `make test-sanitize` runs its tests."""
+    libraries = [
+        subprocess.run(["gcc", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment = os.environ | {
+        "LD_PRELOAD": " ".join(libraries),
+        "PYTHONMALLOC": "malloc",  # Python's own would hide overreads behind its arenas
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        "FASTROUTE_SHARED": os.environ.get("FASTROUTE_SHARED", str(ROOT.parent / "shared")),
+    }
+    program = [sys.executable, str(SANITIZE_TREE / "tests" / "fuzz" / "run.py"), *arguments, "--here"]
+    return subprocess.run(program, cwd=SANITIZE_TREE, env=environment).returncode
+
+
+def run_python(target: str, seconds: float, runs: int, seed: int) -> None:
+    """One Python target in this process; raises on a finding."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    module = importlib.import_module(f"tests.fuzz.{target}")
+    began_s = time.monotonic()
+    count = module.run(seconds, runs, seed)
+    print(f"fuzz {target}: {count} inputs in {time.monotonic() - began_s:.0f} s, no finding; seed {seed}", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--runs", type=int, default=0, help="inputs per target, instead of seconds")
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("targets", nargs="*", default=[*C_TARGETS, "codec"])
+    parser.add_argument("--here", action="store_true", help="with the build of this tree, sanitized or not")
+    parser.add_argument("targets", nargs="*", default=[*C_TARGETS, *PYTHON_TARGETS])
     options = parser.parse_args()
     failed = False
+    tree = not options.here and same_sources(SANITIZE_TREE)
     for target in options.targets:
-        if target == "codec":
-            sys.path.insert(0, str(ROOT))
-            from tests.fuzz import codec
-
-            began_s = time.monotonic()
-            count = codec.run(options.seconds, options.runs, options.seed)
-            print(f"fuzz codec: {count} inputs in {time.monotonic() - began_s:.0f} s, no finding; seed {options.seed}")
+        if target in PYTHON_TARGETS:
+            seconds = options.seconds * PYTHON_TARGETS[target]
+            if tree:
+                much = ["--runs", str(options.runs)] if options.runs else ["--seconds", str(options.seconds)]
+                failed |= run_sanitized([*much, "--seed", str(options.seed), target]) != 0
+            else:
+                run_python(target, seconds, options.runs, options.seed)
             continue
         much = ["-runs", str(options.runs)] if options.runs else ["-seconds", str(options.seconds)]
         found = seeds(target)

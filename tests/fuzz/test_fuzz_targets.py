@@ -5,16 +5,19 @@ from __future__ import annotations
 import pathlib
 import shutil
 import subprocess
+import zlib
 
 import pytest
 
-from tests.fuzz import codec
+from tests.fuzz import codec, openings, relay, relay_oracle
+from tests.fuzz.relay_world import Finding
 from tests.fuzz.run import C_TARGETS, ROOT, build
 
 BUGS = {
     # target: (header, text, what it becomes)
     "meta": ("fr_meta_read.h", "if (n > r->value_left)", "if (n > r->value_left + 1)"),
     "chunked": ("fr_chunked.h", "s->left = s->left << 4 |", "s->left = s->left << 3 |"),
+    "fields": ("fr_route.h", "while (to > 0 && path[--to] != '/')", "while (to > 1 && path[--to] != '/')"),
     "head": ("fr_scan_lines.h", "if (FR_UNLIKELY(at + 1 >= size))", "if (FR_UNLIKELY(at + 1 > size))"),
 }
 
@@ -61,3 +64,56 @@ def test_a_bug_put_into_the_header_is_found_and_its_input_kept(target: str, tmp_
 
 def test_the_codec_takes_2000_spoiled_streams() -> None:
     assert codec.run(0, runs=2000) == 2000
+
+
+def test_the_relay_takes_1200_lives() -> None:
+    assert relay.run(0, runs=1200, seed=20261122) == 1200
+
+
+def test_openings_take_2000_spoiled_ones() -> None:
+    assert openings.run(0, runs=2000, seed=20261122) == 2000
+
+
+ASKED = b"POST /%b HTTP/1.1\r\nX-Mark: %b\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+SENT = b"POST /%b HTTP/1.1\r\nHost: a\r\nX-Mark: %b\r\nContent-Length: 5\r\nVia: 1.1 fastroute\r\n\r\nhello"
+ANSWER = b"HTTP/1.1 200 OK\r\nX-Mark: %b\r\nContent-Length: 2\r\n\r\n%b"
+ONE, TWO, THREE, FOUR = (b"m%08x%04x" % (n, zlib.crc32(n.to_bytes(4)) & 0xFFFF) for n in range(1, 5))
+
+
+def oracle_says(sent: bytes, seen: bytes) -> None:
+    """Two requests to one server that answered each; what it got, and what the client saw."""
+    asked, refused = relay_oracle.requests_of(ASKED % (b"1", ONE) + ASKED % (b"2", TWO))
+    given = [relay_oracle.Exchange(mark, bytearray(ANSWER % (mark, b"ok"))) for mark in (THREE, FOUR)]
+    got = relay_oracle.forwarded(sent, given, asked)
+    answers = {one.mark: (one, got[n] if n < len(got) else None) for n, one in enumerate(given)}
+    relay_oracle.answered(seen, asked, refused, answers, ended=True, aborted=False)
+
+
+BOTH_SENT = SENT % (b"1", ONE) + SENT % (b"2", TWO)
+BOTH_SEEN = ANSWER % (THREE, b"ok") + ANSWER % (FOUR, b"ok")
+
+
+def test_the_oracle_lets_what_is_right_pass() -> None:
+    oracle_says(BOTH_SENT, BOTH_SEEN)
+
+
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        (BOTH_SENT, ANSWER % (FOUR, b"ok") + ANSWER % (THREE, b"ok")),
+        (BOTH_SENT, BOTH_SEEN + ANSWER % (FOUR, b"ok")),
+        (BOTH_SENT, BOTH_SEEN[:-2] + b"no"),
+        (BOTH_SENT, BOTH_SEEN[:-1]),
+        (BOTH_SENT, BOTH_SEEN.replace(b"200", b"201")),
+        (BOTH_SENT, BOTH_SEEN.replace(b"\r\nX-Mark", b"\nX-Mark")),
+        (BOTH_SENT + SENT % (b"3", FOUR), BOTH_SEEN),
+        (BOTH_SENT.replace(b"hello", b"jello"), BOTH_SEEN),
+        (BOTH_SENT.replace(b"Host", b"Transfer-Encoding: chunked\r\nHost"), BOTH_SEEN),
+        (BOTH_SENT.replace(b"POST", b"PUT"), BOTH_SEEN),
+    ],
+    ids=["answers-swapped", "answered-twice", "body-changed", "body-cut", "status-changed", "bare-line-feed",
+         "request-invented", "request-body-changed", "two-framings", "method-changed"],
+)  # fmt: skip
+def test_the_oracle_sees_what_is_wrong(sent: bytes, seen: bytes) -> None:
+    with pytest.raises(Finding):
+        oracle_says(sent, seen)

@@ -171,3 +171,10 @@ def test_what_has_no_address_is_written_as_unknown(version, places):
 
 def test_the_checksum_is_crc32c():
     assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
+
+
+def test_a_line_feed_in_an_unknown_line_is_refused_whole_as_in_pieces():
+    data = b"PROXY UNKNOWN \n\r\n"
+    for size in range(data.index(b"\n") + 1, len(data) + 1):
+        with pytest.raises(ProxyProtocolError):
+            parse_header(data[:size])
