@@ -8,7 +8,9 @@ no request reaches a server that the client did not make, none is answered twice
 is bounded; when all is over nothing is in flight, and every connection has ended. The parts are in relay_world,
 relay_words and relay_oracle.
 
-    python -m tests.fuzz.relay SEED      one input, such as the one that a finding names
+    python -m tests.fuzz.relay SEED [BEFORE]
+
+runs one input, such as the one that a finding names; with BEFORE as many others first, where it takes their bindings.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ class Client:
     def __init__(self, world: World, choice: random.Random) -> None:
         many = choice.choice((1, 1, 2, 3, 5))
         self.asked = b"".join(spoil(a_request(choice, a_mark(choice)), choice) for _ in range(many))
+        if choice.randrange(4):
+            self.asked = self.asked.replace(b"v1.x.y.z", world.token(choice))
         self.given = self.heard = 0
         """Sent, and sent before the proxy said that it listens no more."""
         self.transport = Transport(world.loop, slow=choice.randrange(4) == 0)
@@ -225,10 +229,13 @@ class Life:
         spoken = [oracle.requests_of(one.asked[: one.heard]) for one in self.clients]
         everything = [one for asked, _ in spoken for one in asked]
         answers: dict[bytes, Any] = {}
+        sent: list[oracle.Message] = []
         for server in self.servers:
             got = oracle.forwarded(bytes(server.transport.written), server.exchanges, everything)
+            sent += got
             for index, exchange in enumerate(server.exchanges):
                 answers[exchange.mark] = exchange, got[index] if index < len(got) else None
+        oracle.once(sent, everything)
         for client, (asked, refused) in zip(self.clients, spoken, strict=True):
             one = client.transport
             oracle.answered(one.seen, asked, refused, answers, ended=True, aborted=one.aborted or one.unsent > 0)
@@ -273,4 +280,5 @@ def run(seconds: float, runs: int = 0, seed: int = 1) -> int:
 
 
 if __name__ == "__main__":
-    run(0, 1, int(sys.argv[1]))
+    more = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    run(0, 1 + more, int(sys.argv[1]) - more)

@@ -25,8 +25,7 @@ _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(?: ([^\x00-\x08\x0a-\x1f\x
 _REQUEST = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e\x80-\xff]+ HTTP/1\.1\Z")
 _STATUS = re.compile(rb"HTTP/1\.1 ([1-5]\d\d) [^\x00-\x08\x0a-\x1f\x7f]*\Z")
 
-OWN_STATUSES = frozenset({200, 400, 404, 408, 413, 414, 417, 421, 431, 501, 502, 503, 504, 505})
-"""What the relay answers by itself; 200 to Max-Forwards: 0."""
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"})
 
 
 def check(claim: object, *about: object) -> None:
@@ -277,6 +276,18 @@ def forwarded(sent: bytes, exchanges: list[Exchange], asked: list[Asked]) -> lis
     return found
 
 
+def once(got: list[Message], asked: list[Asked]) -> None:
+    """Requests that may not be done twice went to one server at most (RFC 9110, 9.2.2)."""
+    marks, sent = [one.mark for one in asked], [one.mark for one in got]
+    for message in got:
+        if (
+            message.mark is not None
+            and marks.count(message.mark) == 1
+            and message.start.split(b" ")[0] not in IDEMPOTENT
+        ):
+            check(sent.count(message.mark) == 1, "sent twice", message.raw[:300])
+
+
 def answered(
     seen: bytes,
     asked: list[Asked],
@@ -335,6 +346,7 @@ def _judge(
     aborted: bool,
 ) -> None:
     if message.mark is None:
+        check(message.body != b"Internal Server Error\n", "our own 500", message.raw)
         return
     check(message.mark in exchanges, "an answer that no server gave", message.raw[:300])
     exchange, request = exchanges[message.mark]

@@ -154,6 +154,8 @@ def a_request(choice: random.Random, mark: str) -> bytes:
     minor = choice.randrange(8) > 0
     lines = [f"{method} {target} HTTP/1.{minor:d}", f"X-Mark: {mark}", f"Host: {host}"]
     lines += choice.sample(FIELDS, choice.randrange(4))
+    if choice.randrange(4) == 0 and FIELDS[0] not in lines:
+        lines.append(FIELDS[0])
     body = b""
     upgrade = minor and method in ("GET", "BREW") and choice.randrange(5) == 0
     if upgrade:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -273,6 +274,17 @@ class World:
         else:
             request.connect_failed(epoch, outcome == "timeout")
         return None
+
+    def token(self, choice: random.Random) -> bytes:
+        """A value of the balancer's own cookie, as one of six users has it: fresh, old, or hinting at nobody."""
+        codec = self.pool.codec
+        if codec is None:
+            return b"v1.x.y.z"
+        digest = choice.choice((codec.server_digest("s1"), codec.server_digest("s2"), 7))
+        minute = int(self.clock.wall_s() / 60) - choice.choice((0, 0, 9, 60))
+        key, term = bytes([choice.randrange(6)]) * 16, choice.choice((0, 1, 1 << 40))
+        text: str = codec.sign_text(key, digest, term, choice.randrange(3), minute)
+        return text.encode()
 
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
