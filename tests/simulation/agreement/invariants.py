@@ -91,6 +91,8 @@ class Track:
     ended: dict[int, tuple[int, float]] = dataclasses.field(default_factory=dict)  # released term -> generation, when
     lost_s: float = -1.0  # last time the deciding home held nothing
     used: dict[Triple, float] = dataclasses.field(default_factory=dict)
+    promised: dict[Triple, tuple[float, Any, float]] = dataclasses.field(default_factory=dict)
+    """As used, by a touch that follows the answer: until when, whose touch, the answer's beginning."""
 
 
 class Checker:
@@ -165,7 +167,8 @@ class Checker:
                     track.ended.clear()
             self._left(track, node, old, cause, session)
             if home:
-                track.used.clear()  # what is written again has the rest of its life
+                track.used.clear()
+                track.promised.clear()  # what is written again has the rest of its life
             return
         if after is not None and len(after) != 32:
             self.fail("I12", f"{node.host} {name!r}: a record of {len(after)} bytes")
@@ -243,6 +246,8 @@ class Checker:
             return  # a follower with a later decision, or the acting home's
         if old[2] == NOBODYS and (new[0] != old[0] or new[1] > old[1]):
             return  # bound again
+        if new[0] != old[0] and self._released_elsewhere(track, node, old):
+            return  # bound again; this home was away when it was released
         if new[2] == NOBODYS and session is not None:
             if node.sent_s - track.released_s > 1.0 + self.world.longest_pause_s:
                 self.fail("I13", f"{where}: by {session.owner.name}, and nobody has asked for a release")
@@ -266,6 +271,9 @@ class Checker:
             self.fail("I12", f"{node.host} {track.key!r}: {_shown(old)} was deleted by {who}")
         if cause == "expiry" and old is not None and track.homes and track.homes[0] == node.host:
             until_s = track.used.get(old, 0.0)
+            later_s, worker, began_s = track.promised.get(old, (0.0, None, 0.0))
+            if later_s > until_s and self.connected_s(worker, node.host) < began_s:
+                until_s = later_s  # else its process, or the connection that carried the touch, is gone
             if now_s < until_s:
                 self.fail("I8", f"{node.host} {track.key!r}: {_shown(old)} expired {until_s - now_s:.3f} s too early")
 
@@ -338,7 +346,12 @@ class Checker:
         if asked and self.connected_s(worker, track.homes[0]) < began_s:
             ttl_s = self.world.options.ttl_s  # the store was asked, so its record lives on from the beginning on
             until_s = began_s + (ttl_s if bound.kind == "near" else min(ttl_s, ONCE_S)) - 1.0
-            track.used[triple] = max(track.used.get(triple, 0.0), until_s)
+            if bound.only_read:
+                track.promised[triple] = max(
+                    track.promised.get(triple, (0.0, worker, 0.0)), (until_s, worker, began_s), key=lambda one: one[0]
+                )
+            else:
+                track.used[triple] = max(track.used.get(triple, 0.0), until_s)
 
     def _held(self, track: Track, triple: Triple, now_s: float) -> bool:
         """May a worker send to a server that it holds down, because another one moved the key there a moment ago?"""
@@ -435,6 +448,15 @@ class Checker:
     def _stood_elsewhere(self, track: Track, node: Node, triple: Triple) -> bool:
         since_s = self.world.scheduler.now_s - 2.0
         return any(self._stood_at(track, host, triple, since_s) for host in track.homes if host != node.host)
+
+    def _released_elsewhere(self, track: Track, node: Node, old: Triple) -> bool:
+        """Was this decision's term released at another home, which decided while this one was away?"""
+        return any(
+            value is not None and value[0] == old[0] and value[1] > old[1] and value[2] == NOBODYS
+            for host in track.homes
+            if host != node.host
+            for _, value in track.histories.get(host, ())
+        )
 
     # -- after each event, and at the end
 
