@@ -104,7 +104,7 @@ cdef class Pool:
             raise UsageError("a Pool is set up once; use update()")
         check_name("pool", name)
         check_name("fleet", fleet)
-        _arguments.check_choice("policy", policy, _arguments.POLICIES, _arguments.POLICIES_PLANNED)
+        _arguments.check_choice("policy", policy, _arguments.POLICIES)
         _arguments.check_choice("ring", ring, _arguments.RINGS)
         if ring == "table" and ring_options:
             raise UsageError("ring_options: the table ring has none; its size is `slots`")

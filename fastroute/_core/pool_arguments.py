@@ -17,8 +17,6 @@ _READY, _DOWN, _EJECTED = (STATES.index(state) for state in ("ready", "down", "e
 POLICIES = ("round-robin", "random", "hash", "least-connections", "two-choices", "peak-ewma", "prequal")
 """In the order of the FR_* constants in ext/fr_policies.h."""
 
-POLICIES_PLANNED: tuple[str, ...] = ()
-
 RAMPS = ("envoy", "haproxy")
 """Ramps of slow start; fastroute/routing/slow_start.py has them as functions."""
 
@@ -166,17 +164,15 @@ def eligible_of(
     return len(ready), main or backups, not main, False
 
 
-def check_choice(kind: str, value: object, known: tuple[str, ...], planned: tuple[str, ...] = ()) -> str:
+def check_choice(kind: str, value: object, known: tuple[str, ...]) -> str:
     """Return the name of a policy or ring if it is one that is built.
 
     Raises:
-        UsageError: any other value; the message lists the known ones and the planned ones.
+        UsageError: any other value; the message lists the known ones.
     """
     if isinstance(value, str) and value in known:
         return value
-    what = "is planned, not built yet" if value in planned else "is unknown"
-    later = f"; planned, not built yet: {', '.join(planned)}" if planned else ""
-    raise UsageError(f"{kind} {value!r} {what}; accepted: {', '.join(known)}{later}")
+    raise UsageError(f"{kind} {value!r} is unknown; accepted: {', '.join(known)}")
 
 
 def names_of(servers: Iterable[Server]) -> tuple[str, ...]:

@@ -15,8 +15,6 @@ import click
 import fastroute
 from fastroute.errors import ConfigError, FastrouteError, UsageError
 
-NOT_YET = "is not available in this version yet"
-
 _config_option = click.option(
     "-c", "--config", "path", required=True, metavar="FILE", help="The configuration, a TOML file."
 )

@@ -11,8 +11,8 @@ prequal            by probes of requests in flight and latency, hot-cold rule; f
 What each does to the bit stands at the head of its file, ext/fr_policy_*.h.
 """
 
-from fastroute._core.pool_arguments import POLICIES, POLICIES_PLANNED
+from fastroute._core.pool_arguments import POLICIES
 
 DEFAULT = "round-robin"
 
-__all__ = ["DEFAULT", "POLICIES", "POLICIES_PLANNED"]
+__all__ = ["DEFAULT", "POLICIES"]

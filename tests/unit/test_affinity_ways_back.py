@@ -14,6 +14,22 @@ from tests.unit.test_affinity_rules import NOW_S, S1, S2, S3, pool_of, replica, 
 __all__ = ["replica"]
 
 
+def drive(one, steps, lose):
+    """To the end of the steps; the server that they first write is lost, lose(its name), before they hear of it."""
+    answer, lost = None, False
+    while True:
+        try:
+            command = steps.send(answer)
+        except StopIteration as end:
+            assert lost
+            return end.value
+        answer = one.homes[0].ask(command)
+        if isinstance(command, CasThenGet) and not lost:
+            lost = True
+            chosen = Record.unpack(command.record).server
+            lose(next(server.name for server in one.pool.servers if server_id(server.name) == chosen))
+
+
 def test_later_decision_is_written_up_although_another_replica_moves_meanwhile():
     steps = agreement.renew(Record(7, 12, S1), 60)
     assert isinstance(next(steps), Lookup)
@@ -52,17 +68,7 @@ def test_server_that_goes_down_while_the_store_is_asked_is_not_returned(replica)
     first = one.bind()
     minute, second = divmod(NOW_S, 60)
     steps = one.binder.rebind(one.fingerprint, b"u", first.slot, first.term, 1, minute, second=second)
-    answer, chosen = None, None
-    while True:
-        try:
-            command = steps.send(answer)
-        except StopIteration as end:
-            bound = end.value
-            break
-        answer = one.homes[0].ask(command)
-        if isinstance(command, CasThenGet) and chosen is None:
-            chosen = Record.unpack(command.record).server
-            one.pool.set_state({S1: "S1", S2: "S2", S3: "S3"}[chosen], "down")
+    bound = drive(one, steps, lambda name: one.pool.set_state(name, "down"))
     assert one.pool.may_take_bound(bound.slot)
     assert bound.slot != first.slot
     assert bound.generation == 3
@@ -73,17 +79,7 @@ def test_server_of_a_key_bound_afresh_that_leaves_while_the_store_is_asked_is_no
     one.holds(written(0, generation=4, age_s=60))  # released
     minute, second = divmod(NOW_S, 60)
     steps = one.binder.bind(one.fingerprint, b"u", None, minute, second=second)
-    answer, chosen = None, None
-    while True:
-        try:
-            command = steps.send(answer)
-        except StopIteration as end:
-            bound = end.value
-            break
-        answer = one.homes[0].ask(command)
-        if isinstance(command, CasThenGet) and chosen is None:
-            chosen = Record.unpack(command.record).server
-            one.pool.update([server for server in pool_of(1, 2, 3).servers if server_id(server.name) != chosen])
+    bound = drive(one, steps, lambda name: one.pool.update([s for s in pool_of(1, 2, 3).servers if s.name != name]))
     assert one.pool.may_take_bound(bound.slot)
     assert (bound.generation, bound.term != 7) == (2, True)
 
