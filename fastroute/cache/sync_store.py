@@ -30,6 +30,7 @@ from fastroute._core.mc_reply import (
     STORED,
     UNKNOWN,
     CasToken,
+    Reply,
     make_reply,
 )
 from fastroute.errors import MemcacheDown, MemcacheError
@@ -111,23 +112,28 @@ class BlockingNode:
     read from.
     """
 
-    __slots__ = ("node", "store")
+    __slots__ = ("node", "plain", "store")
 
     def __init__(self, store: Memcached, node: int | None = None) -> None:
         self.store = store
         self.node = node
+        self.plain = store.plain
 
     @property
     def up(self) -> bool:
         """False while it is known to be away."""
         return self.node is None or self.store.reachable(self.node)
 
-    def get(self, key: str) -> StoreReply:
+    def get(self, key: str) -> StoreReply | Reply:
         """HIT or MISS."""
+        if self.plain:
+            return self._read(key, 0)
         return self._ask(key, b"mg %b v c\r\n" % key.encode())
 
-    def get_or_lease(self, key: str, lease_s: float) -> StoreReply:
+    def get_or_lease(self, key: str, lease_s: float) -> StoreReply | Reply:
         """HIT with the value, or with an empty one: `won`, or somebody else's stub."""
+        if self.plain:
+            return self._read(key, _life(lease_s))
         return self._ask(key, b"mg %b v c N%d\r\n" % (key.encode(), _life(lease_s)))
 
     def set(self, key: str, value: bytes, ttl_s: float) -> StoreReply:
@@ -178,6 +184,14 @@ class BlockingNode:
         if initial is not None:
             command += b" N%d J%d" % (math.ceil(ttl_s), initial)
         return self._ask(key, command + b"\r\n")
+
+    def _read(self, key: str, lease_s: int) -> StoreReply | Reply:
+        try:
+            return self.store.read_key(key, lease_s, node=self.node)
+        except MemcacheDown:
+            return StoreReply(DOWN)
+        except MemcacheError:
+            return StoreReply(UNKNOWN)
 
     def _ask(self, key: str, command: bytes, token: CasToken | None = None) -> StoreReply:
         try:

@@ -21,6 +21,7 @@ import math
 import os
 import re
 import select
+import socket
 import ssl
 import threading
 import time
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pymemcache.client.base import Client, PooledClient
 
-from fastroute._core import mc_meta
+from fastroute._core import mc_exchange, mc_meta
 from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of, seed_of
 from fastroute._core.mc_queue import LINE_BYTES_MAX, VALUE_BYTES_MAX
 from fastroute._core.mc_reply import (
@@ -78,11 +79,19 @@ class _Connection(Client):  # type: ignore[misc]
     incarnation = 0
     credentials: bytes | None = None
     value_bytes_max = VALUE_BYTES_MAX
+    descriptor = -1
+    """For mc_exchange; none over TLS, and none while it is not connected."""
+    limit_ms = 0
+    _rest = b""
 
     def _connect(self) -> None:
         super()._connect()
         self._rest = b""
         try:
+            descriptor = -1
+            if type(self.sock) is socket.socket:
+                descriptor = mc_exchange.prepare(self.sock, self.timeout)
+                self.limit_ms = math.ceil(self.timeout * 1000)
             if self.credentials is not None:
                 self.sock.sendall(b"set fastroute 0 0 %d\r\n%b\r\n" % (len(self.credentials), self.credentials))
                 answer = self.line()
@@ -97,12 +106,18 @@ class _Connection(Client):  # type: ignore[misc]
                 facts[words[1]] = words[2]
             started_s = int(facts[b"time"]) - int(facts[b"uptime"])
             self.incarnation = seed_of(b"%d %d" % (int(facts[b"pid"]), started_s)) or 1
+            self.descriptor = descriptor
         except (KeyError, ValueError, MemcacheProtocolError) as error:
             self.close()
             raise MemcacheDown(f"{self.server}: not a memcached: {error}") from None
         except BaseException:
             self.close()
             raise
+
+    def close(self) -> None:
+        """Close the socket; the next use makes a new one."""
+        self.descriptor = -1
+        super().close()
 
     def ready(self) -> None:
         """Be connected, with nothing to read: whatever lies there is the end of the connection or belongs to nobody."""
@@ -117,6 +132,22 @@ class _Connection(Client):  # type: ignore[misc]
             except OSError as error:
                 self.close()
                 raise MemcacheDown(f"{self.server}: {error}") from error
+
+    def read_key(self, key: Key, lease_s: int) -> Reply | None:
+        """mg of a key by mc_exchange; None where nothing was sent, since the connection is not fit for it."""
+        try:
+            return mc_exchange.read_key(
+                self.descriptor, key, lease_s, self.value_bytes_max, self.incarnation, self.limit_ms
+            )
+        except OSError as error:
+            self.close()
+            raise MemcacheUnknown(f"{self.server}: {type(error).__name__}: {error}") from error
+        except MemcacheProtocolError as error:
+            self.close()
+            raise MemcacheProtocolError(f"{self.server}: {error}") from None
+        except BaseException:
+            self.close()
+            raise
 
     def exchange(self, command: bytes, read: Reader) -> Reply:
         """Send one command and read its reply."""
@@ -225,9 +256,14 @@ def read_number(connection: _Connection) -> Reply:
 
 
 class _Node(PooledClient):  # type: ignore[misc]
-    """One node's pool."""
+    """One node's pool.
+
+    `at_hand` are connections of the pool that nobody uses now, last used first: the pool counts them as used, and taking
+    one from a list and putting it back is one step of the interpreter each, without the pool's lock.
+    """
 
     name: str
+    at_hand: list[_Connection]
     credentials: bytes | None
     value_bytes_max: int
     client_class = _Connection
@@ -237,6 +273,30 @@ class _Node(PooledClient):  # type: ignore[misc]
         connection.credentials = self.credentials
         connection.value_bytes_max = self.value_bytes_max
         return connection
+
+    def take(self) -> _Connection:
+        """A connection for the calling thread alone: give it back, or drop it."""
+        try:
+            return self.at_hand.pop()
+        except IndexError:
+            connection: _Connection = self.client_pool.get()
+            return connection
+
+    def drop(self, connection: _Connection) -> None:
+        """Something was wrong with it."""
+        connection.close()
+        self.client_pool.destroy(connection)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[_Connection]:
+        """take, then give back unless something was wrong."""
+        connection = self.take()
+        try:
+            yield connection
+        except BaseException:
+            self.drop(connection)
+            raise
+        self.at_hand.append(connection)
 
 
 class Memcached:
@@ -297,6 +357,7 @@ class Memcached:
                 tls_context=self._tls,
             )
             node.name, node.credentials, node.value_bytes_max = name, self._credentials, self._value_bytes_max
+            node.at_hand = []
             self._nodes.append(node)
 
     def for_asyncio(self) -> AsyncMemcached:
@@ -324,6 +385,8 @@ class Memcached:
     def close(self) -> None:
         """Close the connections that are in the pools; the next request makes new ones."""
         for node in self._nodes:
+            while node.at_hand:
+                node.at_hand.pop().close()
             node.close()
 
     def __enter__(self) -> Memcached:
@@ -344,7 +407,7 @@ class Memcached:
                 if now_s < self._away_until_s[index]:
                     raise MemcacheDown(f"{self.names[index]}: could not be reached a moment ago")
                 self._away_until_s[index] = now_s + CONNECT_TIMEOUT_S  # this thread looks; no other one waits with it
-        with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
+        with self._nodes[index].lent() as connection:
             try:
                 connection.ready()
             except MemcacheDown:
@@ -439,7 +502,7 @@ class Memcached:
         answers = {}
         for index, name in enumerate(self.names):
             try:
-                with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
+                with self._nodes[index].lent() as connection:
                     connection.ready()
                     connection.exchange(b"mn\r\n", read_word({b"MN": HIT}))
                 self._away_until_s[index] = 0.0
@@ -462,6 +525,46 @@ class Memcached:
     def reachable(self, node: int) -> bool:
         """Whether a node was reached the last time it was asked, or has not been asked yet."""
         return not self._away_until_s[node]
+
+    @property
+    def plain(self) -> bool:
+        """Whether read_key can be used: there is no TLS."""
+        return self._tls is None
+
+    def read_key(self, key: Key, lease_s: int = 0, *, node: int | None = None) -> Reply:
+        """HIT or MISS; with a lease, where there is nothing, HIT with an empty value that says who has `won` it.
+
+        Not over TLS (`plain`): the bytes are taken from the socket itself.
+
+        Args:
+            key: as everywhere.
+            lease_s: how long the empty value lives, whole seconds; 0 leaves none.
+            node: number of the node to ask instead of the key's home.
+
+        Raises:
+            MemcacheDown, MemcacheUnknown, MemcacheProtocolError: as everywhere.
+        """
+        index = home_of(key, self._seeds) if node is None else node
+        # The usual case without a lock: a node that is not known to be away, and a connection at hand that is fit.
+        if not self._away_until_s[index] and os.getpid() == self._pid:
+            lender = self._nodes[index]
+            connection = lender.take()
+            reply = None
+            try:
+                if connection.descriptor >= 0:
+                    reply = connection.read_key(key, lease_s)
+            except BaseException:
+                lender.drop(connection)
+                raise
+            lender.at_hand.append(connection)
+            if reply is not None:
+                return reply
+        with self._connection(_name(key), index) as connection:
+            reply = connection.read_key(key, lease_s)
+            if reply is None:
+                connection.close()
+                raise MemcacheUnknown(f"{self.names[index]}: a new connection was closed at once")
+            return reply
 
     def exchange(
         self, key: Key, command: bytes, read: Reader, *, node: int | None = None, token: CasToken | None = None
