@@ -223,6 +223,7 @@ cdef class MetaQueue:
             self._sample = self._taken
             self._sample_us = _now_us()
         self._taken = self._tail
+        self._alone = self._tail - self._head == 1
         self._out_size = 0
         if self._out_capacity > 1 << 18:        # a large value went through: do not keep its room for ever
             free(self._out)
@@ -329,9 +330,17 @@ cdef class MetaQueue:
 
     # ------------------------------------------------------------------ asking
 
+    cdef object _waiter(self):
+        # Who gets the answer: a future, or what the request was given for it.
+        waiter = self._next_waiter
+        if waiter is None:
+            return self._new_waiter()
+        self._next_waiter = None
+        return waiter
+
     cdef object _done(self, Reply first, Reply reply, bint pair):
         # A future that is already done: the caller goes on without a turn of the loop.
-        waiter = self._new_waiter()
+        waiter = self._waiter()
         if reply.status == FR_MC_DOWN:
             self.down += 1
         waiter.set_result((first, reply) if pair else reply)
@@ -371,7 +380,7 @@ cdef class MetaQueue:
         # Ends the command that stands in the buffer and queues who waits for it.
         cdef fr_mc_slot *slot
         cdef uint8_t *p = self._out + self._out_size
-        waiter = self._new_waiter() if waits else None
+        waiter = self._waiter() if waits else None
         slot = &self._slots[self._tail & self._mask]
         if kind != FR_ASK_STORE and kind != FR_ASK_NOOP:
             p = self._put_check(p)
@@ -395,7 +404,11 @@ cdef class MetaQueue:
         self._tail += 1
         if not self._notified:
             self._notified = True
-            self._notify()
+            if self._alone and waits and self._tail - self._head == 1 and self.state == ST_UP \
+                    and self.on_burst is not None:
+                self.on_burst()                 # as the one before, nothing is asked beside it: a turn would be for nothing
+            else:
+                self._notify()
         elif waits and self._tail - self._taken >= BURST and self.on_burst is not None:
             self.on_burst()
         return waiter

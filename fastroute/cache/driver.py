@@ -39,15 +39,30 @@ REFRESHES_MAX = 64
 class _Flight:
     """A read or computation that is under way, who waits for it, and what it is about."""
 
-    __slots__ = ("began_s", "fill", "held", "home", "near_key", "task", "waiters")
+    __slots__ = ("asking", "began_s", "context", "driver", "fill", "held", "home", "near_key", "task", "waiters")
 
-    def __init__(self, fill: Fill) -> None:
-        self.fill, self.near_key = fill, fill.name.near
+    def __init__(self, driver: Driver, fill: Fill) -> None:
+        self.driver, self.fill, self.near_key = driver, fill, fill.name.near
         self.waiters: list[asyncio.Future[Any]] = []
         self.task: asyncio.Task[None] | None = None
         self.home: Any = None
         self.held: Any = None
+        self.asking = False
+        self.context: contextvars.Context | None = None
         self.began_s = time.perf_counter()
+
+    # As what waits for the answer to the first question, in place of a future and a turn of the loop.
+
+    def done(self) -> bool:
+        """It takes its answer, whoever has gone meanwhile."""
+        return False
+
+    def set_result(self, reply: Any) -> None:
+        """The answer, while it is being read."""
+        if self.asking:  # answered without being sent: the caller does not wait yet
+            asyncio.get_running_loop().call_soon(self.driver._answered, self, reply)
+        else:
+            self.driver._answered(self, reply)
 
 
 _within: contextvars.ContextVar[tuple[_Flight, ...]] = contextvars.ContextVar("fastroute_cache_within", default=())
@@ -122,7 +137,7 @@ class Driver(Writing):
 
     def _take_off(self, fill: Fill) -> _Flight:
         """Begin to read a key of which nothing is under way in this process."""
-        flight = _Flight(fill)
+        flight = _Flight(self, fill)
         self._ask_first(flight)
         self._flights[flight.near_key] = flight
         return flight
@@ -161,22 +176,37 @@ class Driver(Writing):
             self._fly(flight, self._steps_fill(fill))
             return
         self._take_ticket(fill)
-        home.get_or_lease(name.store, self.lease_s).add_done_callback(functools.partial(self._answered, flight))
+        flight.context = contextvars.copy_context()
+        flight.asking = True
+        home.get_or_lease_into(name.store, self.lease_s, flight)
+        flight.asking = False
 
-    def _answered(self, flight: _Flight, answer: asyncio.Future[Any]) -> None:
-        """The first question has its answer: mostly that is all."""
-        reply = answer.result()
+    def _answered(self, flight: _Flight, reply: Any) -> None:
+        """The first question has its answer: mostly that is all. Called by who reads the connection: raises nothing."""
+        try:
+            value = self._first_value(flight, reply)
+            if value is not MISS:
+                self._land(flight, value, None)
+        except Exception as error:
+            self._land(flight, None, error)
+
+    def _first_value(self, flight: _Flight, reply: Any) -> Any:
+        """The value, where that is all; MISS where steps go on, or nobody waits."""
         fill = flight.fill
         self._counters.read_time_s += time.perf_counter() - flight.began_s
         if not flight.waiters or self._closed:
             if reply.won:  # all have gone
                 flight.home.delete(fill.name.store, reply.token)
-            return
+            return MISS
         value = self._glance(fill.name, reply, fill.ticket, flight.held)
-        if value is not MISS:
-            self._land(flight, value, None)
-            return
-        steps = self._steps_fill(fill, flight.home, reply)
+        if value is MISS:
+            assert flight.context is not None
+            flight.context.run(self._go_on, flight, reply)  # `compute` runs where its caller is
+        return value
+
+    def _go_on(self, flight: _Flight, reply: Any) -> None:
+        """Take the steps that follow from the first answer."""
+        steps = self._steps_fill(flight.fill, flight.home, reply)
         try:
             step = next(steps)
         except StopIteration as end:

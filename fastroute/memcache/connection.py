@@ -7,7 +7,8 @@ Rules of this file
 - Nobody waits for a node that is known to be away: requests are answered DOWN until a new connection answered a probe.
 - They wait, within their time limit, before the first connection, and while a connection that the other side ended is
   made again: an ended connection says nothing about the node. A refused or unanswered attempt does.
-- One write per turn of the event loop carries everything that was asked in it.
+- One write per turn of the event loop carries everything that was asked in it. A request beside which nothing is asked,
+  as the one before it, is written at once: waiting for the turn's end would cost a turn and bring no company.
 - One coarse timer watches the oldest request; all have the same time limit, so the oldest is due first. What is late
   ends the connection: its answer, when it comes after all, finds nobody to be given to.
 - One task per node makes connections, one at a time, with growing, jittered pauses: a restarted store is not stormed.
