@@ -13,6 +13,7 @@ Source: memcached 1.6 protocol.txt, "Meta Get"; recv(2), socket(7).
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -126,13 +127,13 @@ cdef ssize_t _receive(int fd, void *data, size_t size, uint64_t *until_ms, uint6
         _fail(n)
 
 
-def read_key(int fd, key, int64_t lease_s, uint64_t value_bytes_max, uint64_t incarnation, uint64_t timeout_ms):
+def read_key(int fd, key, double lease_s, uint64_t value_bytes_max, uint64_t incarnation, uint64_t timeout_ms):
     """Read a key; with a lease leave an empty value where there is none.
 
     Args:
         fd: of prepare().
         key: 1..250 bytes, no blank, no control; a str counts as UTF-8.
-        lease_s: how long the placeholder lives, at most 30 days; 0 leaves none.
+        lease_s: how long the placeholder lives, in whole seconds upwards, at most 30 days; 0 leaves none.
         value_bytes_max: longest value taken.
         incarnation: of the server's run, for the token.
         timeout_ms: the limit given to prepare(); signals do not lengthen it without end.
@@ -175,8 +176,8 @@ def read_key(int fd, key, int64_t lease_s, uint64_t value_bytes_max, uint64_t in
     p = fr_meta_put(&command[0], "mg ", 3)
     p = fr_meta_put(p, at, <size_t>size)
     p = fr_meta_put(p, " v c", 4)
-    if lease_s:
-        p = fr_meta_put_flag(p, b'N', <uint64_t>lease_s)
+    if lease_s > 0:
+        p = fr_meta_put_flag(p, b'N', <uint64_t>ceil(lease_s))
     p = fr_meta_put(p, "\r\n", 2)
     look.fd, look.events, look.revents = fd, POLLIN, 0
     size = p - &command[0]

@@ -88,7 +88,10 @@ class Core(Reading):
     def _take_ticket(self, fill: Fill) -> None:
         """From here on a write elsewhere makes what is read or computed unfit for the near cache."""
         fill.stamp = self._generations.stamp
-        fill.ticket = self._begin_fill(fill.name)
+        name = fill.name
+        if self._push is not None:
+            self._push.know(name.store, name.near)
+        fill.ticket = self._near.begin_fill(name.near)
 
     def _keep_computed(self, fill: Fill, value: Any, life: Life, until_s: float) -> None:
         self._keep(fill.name.near, fill.ticket, value, life, 0, fill.tags, fill.stamp, until_s)

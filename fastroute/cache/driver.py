@@ -138,8 +138,18 @@ class Driver(Writing):
     def _take_off(self, fill: Fill) -> _Flight:
         """Begin to read a key of which nothing is under way in this process."""
         flight = _Flight(self, fill)
-        self._ask_first(flight)
-        self._flights[flight.near_key] = flight
+        name = fill.name
+        home = flight.home = self._placement.only or self._home(name.store)
+        held = flight.held = self._held(home)
+        if held is None:  # the namespace's generation has to be asked for too
+            self._fly(flight, self._steps_fill(fill))
+        else:
+            self._take_ticket(fill)
+            flight.context = contextvars.copy_context()
+            flight.asking = True
+            home.get_or_lease_into(name.store, self.lease_s, flight)
+            flight.asking = False
+        self._flights[name.near] = flight
         return flight
 
     def _board(self, flight: _Flight, key: Key) -> None:
@@ -152,57 +162,32 @@ class Driver(Writing):
             raise UsageError(f"the computation of cache key {key!r} asks for the same key: it would wait for itself")
         self._counters.joined += 1
 
-    async def _join(self, flight: _Flight) -> Any:
-        """Wait for a flight, together with whoever else does."""
-        waiter = asyncio.get_running_loop().create_future()
-        flight.waiters.append(waiter)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            flight.waiters.remove(waiter)
-            if not flight.waiters:
-                # Every caller has gone: nobody wants the value any more.
-                self._remove(flight)
-                if flight.task is not None:
-                    flight.task.cancel()
-            raise
-
-    def _ask_first(self, flight: _Flight) -> None:
-        fill = flight.fill
-        name = fill.name
-        home = flight.home = self._home(name.store)
-        held = flight.held = self._held(home)
-        if held is None:  # the namespace's generation has to be asked for too
-            self._fly(flight, self._steps_fill(fill))
-            return
-        self._take_ticket(fill)
-        flight.context = contextvars.copy_context()
-        flight.asking = True
-        home.get_or_lease_into(name.store, self.lease_s, flight)
-        flight.asking = False
+    def _leave(self, flight: _Flight, waiter: asyncio.Future[Any]) -> None:
+        """A caller was cancelled."""
+        flight.waiters.remove(waiter)
+        if not flight.waiters:
+            # Every caller has gone: nobody wants the value any more.
+            self._remove(flight)
+            if flight.task is not None:
+                flight.task.cancel()
 
     def _answered(self, flight: _Flight, reply: Any) -> None:
         """The first question has its answer: mostly that is all. Called by who reads the connection: raises nothing."""
+        fill, waiters = flight.fill, flight.waiters
+        self._counters.read_time_s += time.perf_counter() - flight.began_s
         try:
-            value = self._first_value(flight, reply)
-            if value is not MISS:
+            if not waiters or self._closed:
+                if reply.won:  # all have gone
+                    flight.home.delete(fill.name.store, reply.token)
+                return
+            value = self._glance(fill.name, reply, fill.ticket, flight.held)
+            if value is MISS:
+                assert flight.context is not None
+                flight.context.run(self._go_on, flight, reply)  # `compute` runs where its caller is
+            else:
                 self._land(flight, value, None)
         except Exception as error:
             self._land(flight, None, error)
-
-    def _first_value(self, flight: _Flight, reply: Any) -> Any:
-        """The value, where that is all; MISS where steps go on, or nobody waits."""
-        fill = flight.fill
-        self._counters.read_time_s += time.perf_counter() - flight.began_s
-        if not flight.waiters or self._closed:
-            if reply.won:  # all have gone
-                flight.home.delete(fill.name.store, reply.token)
-            return MISS
-        value = self._glance(fill.name, reply, fill.ticket, flight.held)
-        if value is MISS:
-            assert flight.context is not None
-            flight.context.run(self._go_on, flight, reply)  # `compute` runs where its caller is
-        return value
 
     def _go_on(self, flight: _Flight, reply: Any) -> None:
         """Take the steps that follow from the first answer."""

@@ -126,15 +126,19 @@ class BlockingNode:
 
     def get(self, key: str) -> StoreReply | Reply:
         """HIT or MISS."""
-        if self.plain:
-            return self._read(key, 0)
-        return self._ask(key, b"mg %b v c\r\n" % key.encode())
+        return self.get_or_lease(key, 0)
 
     def get_or_lease(self, key: str, lease_s: float) -> StoreReply | Reply:
-        """HIT with the value, or with an empty one: `won`, or somebody else's stub."""
-        if self.plain:
-            return self._read(key, _life(lease_s))
-        return self._ask(key, b"mg %b v c N%d\r\n" % (key.encode(), _life(lease_s)))
+        """HIT with the value, or with an empty one: `won`, or somebody else's stub. Without a lease HIT or MISS."""
+        try:
+            if self.plain:
+                return self.store.read_key(key, lease_s, self.node)
+        except MemcacheDown:
+            return StoreReply(DOWN)
+        except MemcacheError:
+            return StoreReply(UNKNOWN)
+        lease = b" N%d" % _life(lease_s) if lease_s else b""
+        return self._ask(key, b"mg %b v c%b\r\n" % (key.encode(), lease))
 
     def set(self, key: str, value: bytes, ttl_s: float) -> StoreReply:
         """STORED."""
@@ -184,14 +188,6 @@ class BlockingNode:
         if initial is not None:
             command += b" N%d J%d" % (math.ceil(ttl_s), initial)
         return self._ask(key, command + b"\r\n")
-
-    def _read(self, key: str, lease_s: int) -> StoreReply | Reply:
-        try:
-            return self.store.read_key(key, lease_s, node=self.node)
-        except MemcacheDown:
-            return StoreReply(DOWN)
-        except MemcacheError:
-            return StoreReply(UNKNOWN)
 
     def _ask(self, key: str, command: bytes, token: CasToken | None = None) -> StoreReply:
         try:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import re
 import select
 import socket
@@ -30,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pymemcache.client.base import Client, PooledClient
 
 from fastroute._core import mc_exchange, mc_meta
+from fastroute._core.mc_exchange import read_key as _read_key
 from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of, seed_of
 from fastroute._core.mc_queue import LINE_BYTES_MAX, VALUE_BYTES_MAX
 from fastroute._core.mc_reply import (
@@ -48,6 +48,7 @@ from fastroute._core.mc_reply import (
 )
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown, UsageError
+from fastroute.memcache import forks
 from fastroute.memcache.client import TIMEOUT_S_MAX, Key
 from fastroute.memcache.cluster import Memcached as AsyncMemcached
 from fastroute.memcache.cluster import TlsOption, tls_context
@@ -133,21 +134,11 @@ class _Connection(Client):  # type: ignore[misc]
                 self.close()
                 raise MemcacheDown(f"{self.server}: {error}") from error
 
-    def read_key(self, key: Key, lease_s: int) -> Reply | None:
-        """mg of a key by mc_exchange; None where nothing was sent, since the connection is not fit for it."""
-        try:
-            return mc_exchange.read_key(
-                self.descriptor, key, lease_s, self.value_bytes_max, self.incarnation, self.limit_ms
-            )
-        except OSError as error:
-            self.close()
-            raise MemcacheUnknown(f"{self.server}: {type(error).__name__}: {error}") from error
-        except MemcacheProtocolError as error:
-            self.close()
-            raise MemcacheProtocolError(f"{self.server}: {error}") from None
-        except BaseException:
-            self.close()
-            raise
+    def failed(self, error: OSError | MemcacheProtocolError) -> MemcacheUnknown | MemcacheProtocolError:
+        """What mc_exchange raised, as everybody below raises it, with the name of the server."""
+        if isinstance(error, MemcacheProtocolError):
+            return MemcacheProtocolError(f"{self.server}: {error}")
+        return MemcacheUnknown(f"{self.server}: {type(error).__name__}: {error}")
 
     def exchange(self, command: bytes, read: Reader) -> Reply:
         """Send one command and read its reply."""
@@ -258,8 +249,8 @@ def read_number(connection: _Connection) -> Reply:
 class _Node(PooledClient):  # type: ignore[misc]
     """One node's pool.
 
-    `at_hand` are connections of the pool that nobody uses now, last used first: the pool counts them as used, and taking
-    one from a list and putting it back is one step of the interpreter each, without the pool's lock.
+    `at_hand` are connections of the pool that nobody uses now, last used first: the pool counts them as used, and
+    taking one from a list and putting it back is one step of the interpreter each, without the pool's lock.
     """
 
     name: str
@@ -341,7 +332,7 @@ class Memcached:
         self._open()
 
     def _open(self) -> None:
-        self._pid = os.getpid()
+        self._born = forks.count
         self._homes = tuple(Home(self, index) for index in range(len(self.names)))
         self._away_until_s = [0.0] * len(self.names)  # 0: reached the last time it was asked
         self._turn = threading.Lock()
@@ -398,7 +389,7 @@ class Memcached:
     @contextlib.contextmanager
     def _connection(self, key: bytes, node: int | None = None) -> Iterator[_Connection]:
         # To that node, else to the key's home; the connection goes back to the pool unless something was wrong with it.
-        if os.getpid() != self._pid:
+        if self._born != forks.count:
             self._open()  # forked: the parent's connections must not be used by two
         index = home_of(key, self._seeds) if node is None else node
         with self._turn:
@@ -531,14 +522,14 @@ class Memcached:
         """Whether read_key can be used: there is no TLS."""
         return self._tls is None
 
-    def read_key(self, key: Key, lease_s: int = 0, *, node: int | None = None) -> Reply:
+    def read_key(self, key: Key, lease_s: float = 0, node: int | None = None) -> Reply:
         """HIT or MISS; with a lease, where there is nothing, HIT with an empty value that says who has `won` it.
 
         Not over TLS (`plain`): the bytes are taken from the socket itself.
 
         Args:
             key: as everywhere.
-            lease_s: how long the empty value lives, whole seconds; 0 leaves none.
+            lease_s: how long the empty value lives, in whole seconds upwards; 0 leaves none.
             node: number of the node to ask instead of the key's home.
 
         Raises:
@@ -546,23 +537,45 @@ class Memcached:
         """
         index = home_of(key, self._seeds) if node is None else node
         # The usual case without a lock: a node that is not known to be away, and a connection at hand that is fit.
-        if not self._away_until_s[index] and os.getpid() == self._pid:
+        if not self._away_until_s[index] and self._born == forks.count:
             lender = self._nodes[index]
-            connection = lender.take()
-            reply = None
             try:
-                if connection.descriptor >= 0:
-                    reply = connection.read_key(key, lease_s)
-            except BaseException:
-                lender.drop(connection)
-                raise
+                connection = lender.at_hand.pop()
+            except IndexError:
+                connection = lender.take()
+            if connection.descriptor >= 0:
+                try:
+                    reply = _read_key(
+                        connection.descriptor,
+                        key,
+                        lease_s,
+                        connection.value_bytes_max,
+                        connection.incarnation,
+                        connection.limit_ms,
+                    )
+                except (OSError, MemcacheProtocolError) as error:
+                    lender.drop(connection)
+                    raise connection.failed(error) from error
+                except BaseException:
+                    lender.drop(connection)
+                    raise
+                if reply is not None:
+                    lender.at_hand.append(connection)
+                    return reply
             lender.at_hand.append(connection)
-            if reply is not None:
-                return reply
         with self._connection(_name(key), index) as connection:
-            reply = connection.read_key(key, lease_s)
+            try:
+                reply = _read_key(
+                    connection.descriptor,
+                    key,
+                    lease_s,
+                    connection.value_bytes_max,
+                    connection.incarnation,
+                    connection.limit_ms,
+                )
+            except (OSError, MemcacheProtocolError) as error:
+                raise connection.failed(error) from error
             if reply is None:
-                connection.close()
                 raise MemcacheUnknown(f"{self.names[index]}: a new connection was closed at once")
             return reply
 
