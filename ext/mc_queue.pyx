@@ -27,6 +27,11 @@ from fastroute._core.mc_reply cimport FR_MC_DOWN, FR_MC_HIT, FR_MC_STORED, FR_MC
 from fastroute._core.mc_reply import make_reply
 from fastroute.errors import UsageError
 
+cdef extern from "<sys/socket.h>" nogil:
+    enum: MSG_NOSIGNAL
+    enum: MSG_DONTWAIT
+    ssize_t c_send "send"(int fd, const void *data, size_t size, int flags)
+
 cdef extern from "fr_meta.h" nogil:
     enum: FR_META_LINE_BYTES_MAX
     enum: FR_META_COMMAND_BYTES_MAX
@@ -218,6 +223,32 @@ cdef class MetaQueue:
         if self._out_size == 0:
             return b""
         out = PyBytes_FromStringAndSize(<char *>self._out, <Py_ssize_t>self._out_size)
+        self._sent()
+        return out
+
+    def send(self, int fd):
+        """take(), written to a connected socket as far as it takes it now: the bytes that are left, mostly none.
+
+        What is wrong with the socket is not said here: who reads it finds out.
+        """
+        cdef ssize_t n
+        cdef bytes left = b""
+        if self.state != ST_UP:
+            return b""
+        self._notified = False
+        if self._out_size == 0:
+            return b""
+        with nogil:
+            n = c_send(fd, self._out, self._out_size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if n < 0:
+            n = 0
+        if <size_t>n < self._out_size:
+            left = PyBytes_FromStringAndSize(<char *>self._out + n, <Py_ssize_t>self._out_size - n)
+        self._sent()
+        return left
+
+    cdef int _sent(self) except -1:
+        # What stands in the buffer is on its way.
         self.bytes_out += self._out_size
         if self._sample_us == 0:                # one round trip at a time is measured: the first request of a write
             self._sample = self._taken
@@ -231,7 +262,7 @@ cdef class MetaQueue:
             self._out = <uint8_t *>malloc(self._out_capacity)
             if self._out == NULL:
                 self._out_capacity = 0
-        return out
+        return 0
 
     def feed(self, data):
         """Take received bytes; complete what they answer. Never raises for what the server sent."""

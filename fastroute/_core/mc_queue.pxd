@@ -57,6 +57,7 @@ cdef class MetaQueue:
     cdef uint64_t _roundtrips[10]
 
     cdef object _waiter(self)
+    cdef int _sent(self) except -1
     cdef object _done(self, Reply first, Reply reply, bint pair)
     cdef int _admit(self, int slots, size_t size) except -1
     cdef object _push(self, int kind, bint pair_first, Reply first, bint waits, object key, uint64_t now_ms)

@@ -26,16 +26,15 @@ Rules of this file:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
+from fastroute._core.cache_flight import Fill
 from fastroute._core.mc_reply import EXISTS, HIT, NOT_FOUND, NOT_STORED, STORED
 from fastroute.cache.codec import Life, Manifest, Sealed
 from fastroute.cache.lease import (
     WAIT_S_MAX,
     Claim,
     Lease,
-    Lifetime,
     Lock,
     Outcome,
     Read,
@@ -54,32 +53,6 @@ OVERTAKEN = (EXISTS, NOT_FOUND, NOT_STORED)
 """Answers to a conditional write that somebody forestalled."""
 
 _log = logging.getLogger("fastroute.cache")
-
-
-class Fill:
-    """One get_or_compute: what is wanted, and what this process knew when it began.
-
-    Attributes:
-        name: of the key.
-        compute: the caller's function.
-        lifetime: how long what it returns is good for.
-        tags: digests of the value's tags.
-        ticket: the near cache's, for a value that is about to be read; -1 before.
-        stamp: of the generations, as of the ticket.
-    """
-
-    __slots__ = ("compute", "lifetime", "name", "stamp", "tags", "ticket")
-
-    def __init__(
-        self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, tags: tuple[bytes, ...] = ()
-    ) -> None:
-        self.name, self.compute, self.lifetime, self.tags = name, compute, lifetime, tags
-        self.ticket = -1
-        self.stamp = 0
-
-    def again(self) -> Fill:
-        """The same, not begun."""
-        return Fill(self.name, self.compute, self.lifetime, self.tags)
 
 
 class Core(Reading):

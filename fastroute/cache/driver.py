@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastroute.cache.core import Fill
+from fastroute._core.cache_flight import Fill, Flight
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import HELD_S_MAX, RENEW_RATIO, Lease
 from fastroute.cache.near import MISS
@@ -36,36 +36,7 @@ REFRESHES_MAX = 64
 """Refreshes in the background at once; beyond it the stale value is served and a later request refreshes it."""
 
 
-class _Flight:
-    """A read or computation that is under way, who waits for it, and what it is about."""
-
-    __slots__ = ("asking", "began_s", "context", "driver", "fill", "held", "home", "near_key", "task", "waiters")
-
-    def __init__(self, driver: Driver, fill: Fill) -> None:
-        self.driver, self.fill, self.near_key = driver, fill, fill.name.near
-        self.waiters: list[asyncio.Future[Any]] = []
-        self.task: asyncio.Task[None] | None = None
-        self.home: Any = None
-        self.held: Any = None
-        self.asking = False
-        self.context: contextvars.Context | None = None
-        self.began_s = time.perf_counter()
-
-    # As what waits for the answer to the first question, in place of a future and a turn of the loop.
-
-    def done(self) -> bool:
-        """It takes its answer, whoever has gone meanwhile."""
-        return False
-
-    def set_result(self, reply: Any) -> None:
-        """The answer, while it is being read."""
-        if self.asking:  # answered without being sent: the caller does not wait yet
-            asyncio.get_running_loop().call_soon(self.driver._answered, self, reply)
-        else:
-            self.driver._answered(self, reply)
-
-
-_within: contextvars.ContextVar[tuple[_Flight, ...]] = contextvars.ContextVar("fastroute_cache_within", default=())
+_within: contextvars.ContextVar[tuple[Flight, ...]] = contextvars.ContextVar("fastroute_cache_within", default=())
 
 
 class _Renewal:
@@ -119,7 +90,8 @@ class Driver(Writing):
     def __init__(self, *, placement: Placement, away_computations_max: int, **options: Any) -> None:
         super().__init__(away_computations_max=away_computations_max, **options)
         self._placement = placement
-        self._flights: dict[str | bytes, _Flight] = {}
+        self._flights: dict[str | bytes, Flight] = {}
+        self._on_answer = self._answered
         self._refreshes: dict[str | bytes, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._away = asyncio.Semaphore(away_computations_max)
@@ -135,10 +107,10 @@ class Driver(Writing):
 
     # ------------------------------------------------------------------ single flight
 
-    def _take_off(self, fill: Fill) -> _Flight:
+    def _take_off(self, fill: Fill) -> Flight:
         """Begin to read a key of which nothing is under way in this process."""
-        flight = _Flight(self, fill)
         name = fill.name
+        flight = Flight(self._on_answer, _soon, fill, name.near)
         home = flight.home = self._placement.only or self._home(name.store)
         held = flight.held = self._held(home)
         if held is None:  # the namespace's generation has to be asked for too
@@ -152,7 +124,7 @@ class Driver(Writing):
         self._flights[name.near] = flight
         return flight
 
-    def _board(self, flight: _Flight, key: Key) -> None:
+    def _board(self, flight: Flight, key: Key) -> None:
         """Count a caller that joins a flight.
 
         Raises:
@@ -162,7 +134,7 @@ class Driver(Writing):
             raise UsageError(f"the computation of cache key {key!r} asks for the same key: it would wait for itself")
         self._counters.joined += 1
 
-    def _leave(self, flight: _Flight, waiter: asyncio.Future[Any]) -> None:
+    def _leave(self, flight: Flight, waiter: asyncio.Future[Any]) -> None:
         """A caller was cancelled."""
         flight.waiters.remove(waiter)
         if not flight.waiters:
@@ -171,10 +143,10 @@ class Driver(Writing):
             if flight.task is not None:
                 flight.task.cancel()
 
-    def _answered(self, flight: _Flight, reply: Any) -> None:
+    def _answered(self, flight: Flight, reply: Any) -> None:
         """The first question has its answer: mostly that is all. Called by who reads the connection: raises nothing."""
         fill, waiters = flight.fill, flight.waiters
-        self._counters.read_time_s += time.perf_counter() - flight.began_s
+        self._counters.read_time_s += flight.took_s()
         try:
             if not waiters or self._closed:
                 if reply.won:  # all have gone
@@ -189,7 +161,7 @@ class Driver(Writing):
         except Exception as error:
             self._land(flight, None, error)
 
-    def _go_on(self, flight: _Flight, reply: Any) -> None:
+    def _go_on(self, flight: Flight, reply: Any) -> None:
         """Take the steps that follow from the first answer."""
         steps = self._steps_fill(flight.fill, flight.home, reply)
         try:
@@ -201,12 +173,12 @@ class Driver(Writing):
         else:
             self._fly(flight, steps, step)
 
-    def _fly(self, flight: _Flight, steps: Steps, step: Any = None) -> None:
+    def _fly(self, flight: Flight, steps: Steps, step: Any = None) -> None:
         task = flight.task = asyncio.get_running_loop().create_task(self._flown(flight, steps, step))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _flown(self, flight: _Flight, steps: Steps, step: Any) -> None:
+    async def _flown(self, flight: Flight, steps: Steps, step: Any) -> None:
         _within.set((*_within.get(), flight))
         try:
             value = await self._run(steps, step)
@@ -220,7 +192,7 @@ class Driver(Writing):
         else:
             self._land(flight, value, None)
 
-    def _land(self, flight: _Flight, value: Any, error: BaseException | None) -> None:
+    def _land(self, flight: Flight, value: Any, error: BaseException | None) -> None:
         self._remove(flight)
         for waiter in flight.waiters:
             if not waiter.done():
@@ -229,7 +201,7 @@ class Driver(Writing):
                 else:
                     waiter.set_exception(error)
 
-    def _remove(self, flight: _Flight) -> None:
+    def _remove(self, flight: Flight) -> None:
         if self._flights.get(flight.near_key) is flight:
             del self._flights[flight.near_key]
 
@@ -351,6 +323,11 @@ class Driver(Writing):
         task = asyncio.get_running_loop().create_task(self._run(step.steps))
         self._refreshes[step.near_key] = task
         task.add_done_callback(lambda _: self._refreshes.pop(step.near_key, None))
+
+
+def _soon(answered: Callable[[Flight, Any], None], flight: Flight, reply: Any) -> None:
+    # Answered without being sent: the caller does not wait yet.
+    asyncio.get_running_loop().call_soon(answered, flight, reply)
 
 
 def _itself(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:

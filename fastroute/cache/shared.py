@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastroute._core.cache_flight import Fill
 from fastroute.cache.codec import COMPRESS_BYTES, OBJECT_BYTES_MAX
-from fastroute.cache.core import Fill
 from fastroute.cache.driver import Driver
 from fastroute.cache.generations import Tagged
 from fastroute.cache.keys import Key, encode_key

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from fastroute._core.cache_flight import Fill
 from fastroute.cache.codec import COMPRESS_BYTES, OBJECT_BYTES_MAX
-from fastroute.cache.core import Fill
 from fastroute.cache.generations import Tagged
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import LEASE_S, Lifetime

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastroute.cache.core import Fill
+from fastroute._core.cache_flight import Fill
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import HELD_S_MAX, RENEW_RATIO, Lease
 from fastroute.cache.near import MISS

@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import random
 import socket
 import ssl
@@ -275,9 +274,7 @@ class NodeConnection:
         # Called once per turn of the loop in which something was asked, and when many requests wait within one.
         link = self._link
         if link is not None and not link.paused:
-            data = self.codec.take()
-            if data:
-                link.send(data)
+            link.send(self.codec)
         if self._timer is None:
             assert self._loop is not None
             self._timer = self._loop.call_later(self._tick_s, self._watch)
@@ -328,18 +325,16 @@ class _Link(asyncio.Protocol):
         if connected is not None and connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def send(self, data: bytes) -> None:
+    def send(self, codec: MetaCodec) -> None:
         """Send now rather than at the end of the loop's turn, as far as the socket takes it."""
         transport = self.transport
         assert transport is not None
         # A closing transport may have closed the descriptor already, and its number may be somebody else's by now.
         if self._descriptor >= 0 and not transport.is_closing() and not transport.get_write_buffer_size():
-            # contextlib.suppress costs here, on the way of each request, as much as the rest.
-            try:  # noqa: SIM105
-                data = data[os.write(self._descriptor, data) :]
-            except OSError:  # full, or broken: the transport waits, or finds out
-                pass
-        if data:
+            data = codec.send(self._descriptor)
+        else:
+            data = codec.take()
+        if data:  # full, or broken: the transport waits, or finds out
             transport.write(data)
 
     def connection_lost(self, error: Exception | None) -> None:
