@@ -22,7 +22,7 @@ cdef class Fill:
     """
 
     cdef readonly object name, compute, lifetime
-    cdef readonly tuple tags
+    cdef public tuple tags
     cdef public object ticket, stamp
 
     def __cinit__(self, name, compute, lifetime, tuple tags not None=()):

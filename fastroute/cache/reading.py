@@ -264,9 +264,11 @@ class Reading(Tiers):
                 lost.add(home)
             elif generations.learn_node(home, value, self._now_s()):
                 self._near.clear()
+        # As of these replies: while tags and parts are asked for, an announcement may make them forgotten.
+        known = {home: generations.of_node(home) for home in homes}
         found = {}
         for name, home, ticket, reply in zip(names, homes, tickets, replies[len(asked) :], strict=True):
-            held = generations.of_node(home)
+            held = known[home]
             if held is None or home in lost:
                 seen = Seen(Outcome.AWAY, home=home)
             else:

@@ -101,6 +101,7 @@ def test_threads_of_two_caches_compute_a_key_once(address: str) -> None:
         asked = [threads.submit(cache.get_or_compute, "k", origin, ttl=60) for cache in (one, two) * 10]
         assert origin.started.wait(ANSWER_S)
         until(lambda: one.statistics().joined + two.statistics().joined == 18)
+        until(lambda: one.statistics().waits + two.statistics().waits == 1)
         origin.go.set()
         assert [one_asked.result() for one_asked in asked] == ["value"] * 20
         assert origin.calls == 1
