@@ -7,6 +7,7 @@ bad: it is looked at again, with all rules, in Python.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 cdef enum:
     FORMAT = 2
@@ -22,7 +23,7 @@ def plain_fresh_left_ms(data, digest, uint64_t generation, int64_t now_ms):
         data: what the store answered.
         digest: of the key, 32 bytes.
         generation: the namespace's.
-        now_ms: wall clock.
+        now_ms: wall clock; -1 takes the machine's.
 
     Notes: plain is without flags and tags. A value that may be due for an early refresh is not recognised either.
     """
@@ -30,6 +31,7 @@ def plain_fresh_left_ms(data, digest, uint64_t generation, int64_t now_ms):
     cdef uint32_t first, compute_ms
     cdef uint64_t made_ms, ttl_ms, stale_ms, found
     cdef int64_t left_ms
+    cdef timespec now
     if not PyBytes_CheckExact(data) or not PyBytes_CheckExact(digest):
         return None
     if PyBytes_GET_SIZE(data) < HEAD_BYTES or PyBytes_GET_SIZE(digest) != DIGEST_BYTES:
@@ -41,6 +43,9 @@ def plain_fresh_left_ms(data, digest, uint64_t generation, int64_t now_ms):
     memcpy(&found, at + 40, 8)
     if found != generation or memcmp(at + 48, PyBytes_AS_STRING(digest), DIGEST_BYTES) != 0:
         return None
+    if now_ms == -1:
+        clock_gettime(CLOCK_REALTIME, &now)
+        now_ms = <int64_t>now.tv_sec * 1000 + <int64_t>now.tv_nsec // 1000000
     memcpy(&compute_ms, at + 4, 4)
     memcpy(&made_ms, at + 8, 8)
     memcpy(&ttl_ms, at + 16, 8)

@@ -188,7 +188,7 @@ cdef class MetaCodec(MetaQueue):
         self._out_size = p - self._out
         return self._push(FR_ASK_GET, False, None, True, key, fr_now_ms(&self._clock))
 
-    def get_or_lease(self, key, lease_s):
+    def get_or_lease(self, key, lease_s, waiter=None):
         """Read a key; where there is none, leave an empty one for `lease_s` and win the lease.
 
         HIT with `won`: compute and store with the reply's token. HIT with `sent`: somebody else has won. An empty value
@@ -197,6 +197,8 @@ cdef class MetaCodec(MetaQueue):
         Args:
             key: as for get.
             lease_s: how long the placeholder lives; a winner that dies blocks the others that long.
+            waiter: what gets the reply in place of a future (done, set_result), and is returned. set_result is called as
+                soon as the answer is read, without a turn of the loop, perhaps before this returns; it must not raise.
         """
         cdef const uint8_t *at
         cdef size_t size
@@ -207,6 +209,7 @@ cdef class MetaCodec(MetaQueue):
         if ttl == 0:
             raise UsageError("lease_s 0: accepted are 1 second and more, or a dead winner would block the key for ever")
         if not self._admit(1, size):
+            self._next_waiter = waiter
             return self._done(None, _REPLY_DOWN, False)
         p = fr_meta_put(self._out + self._out_size, "mg ", 3)
         p = fr_meta_put(p, at, size)
@@ -214,6 +217,7 @@ cdef class MetaCodec(MetaQueue):
         p = fr_meta_put_flag(p, b'N', ttl)
         p = fr_meta_put(p, " t", 2)
         self._out_size = p - self._out
+        self._next_waiter = waiter
         return self._push(FR_ASK_GET, False, None, True, key, fr_now_ms(&self._clock))
 
     def touch(self, key, ttl_s):

@@ -27,6 +27,11 @@ from fastroute._core.mc_reply cimport FR_MC_DOWN, FR_MC_HIT, FR_MC_STORED, FR_MC
 from fastroute._core.mc_reply import make_reply
 from fastroute.errors import UsageError
 
+cdef extern from "<sys/socket.h>" nogil:
+    enum: MSG_NOSIGNAL
+    enum: MSG_DONTWAIT
+    ssize_t c_send "send"(int fd, const void *data, size_t size, int flags)
+
 cdef extern from "fr_meta.h" nogil:
     enum: FR_META_LINE_BYTES_MAX
     enum: FR_META_COMMAND_BYTES_MAX
@@ -218,11 +223,38 @@ cdef class MetaQueue:
         if self._out_size == 0:
             return b""
         out = PyBytes_FromStringAndSize(<char *>self._out, <Py_ssize_t>self._out_size)
+        self._sent()
+        return out
+
+    def send(self, int fd):
+        """take(), written to a connected socket as far as it takes it now: the bytes that are left, mostly none.
+
+        What is wrong with the socket is not said here: who reads it finds out.
+        """
+        cdef ssize_t n
+        cdef bytes left = b""
+        if self.state != ST_UP:
+            return b""
+        self._notified = False
+        if self._out_size == 0:
+            return b""
+        with nogil:
+            n = c_send(fd, self._out, self._out_size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if n < 0:
+            n = 0
+        if <size_t>n < self._out_size:
+            left = PyBytes_FromStringAndSize(<char *>self._out + n, <Py_ssize_t>self._out_size - n)
+        self._sent()
+        return left
+
+    cdef int _sent(self) except -1:
+        # What stands in the buffer is on its way.
         self.bytes_out += self._out_size
         if self._sample_us == 0:                # one round trip at a time is measured: the first request of a write
             self._sample = self._taken
             self._sample_us = _now_us()
         self._taken = self._tail
+        self._alone = self._tail - self._head == 1
         self._out_size = 0
         if self._out_capacity > 1 << 18:        # a large value went through: do not keep its room for ever
             free(self._out)
@@ -230,7 +262,7 @@ cdef class MetaQueue:
             self._out = <uint8_t *>malloc(self._out_capacity)
             if self._out == NULL:
                 self._out_capacity = 0
-        return out
+        return 0
 
     def feed(self, data):
         """Take received bytes; complete what they answer. Never raises for what the server sent."""
@@ -329,9 +361,17 @@ cdef class MetaQueue:
 
     # ------------------------------------------------------------------ asking
 
+    cdef object _waiter(self):
+        # Who gets the answer: a future, or what the request was given for it.
+        waiter = self._next_waiter
+        if waiter is None:
+            return self._new_waiter()
+        self._next_waiter = None
+        return waiter
+
     cdef object _done(self, Reply first, Reply reply, bint pair):
         # A future that is already done: the caller goes on without a turn of the loop.
-        waiter = self._new_waiter()
+        waiter = self._waiter()
         if reply.status == FR_MC_DOWN:
             self.down += 1
         waiter.set_result((first, reply) if pair else reply)
@@ -371,7 +411,7 @@ cdef class MetaQueue:
         # Ends the command that stands in the buffer and queues who waits for it.
         cdef fr_mc_slot *slot
         cdef uint8_t *p = self._out + self._out_size
-        waiter = self._new_waiter() if waits else None
+        waiter = self._waiter() if waits else None
         slot = &self._slots[self._tail & self._mask]
         if kind != FR_ASK_STORE and kind != FR_ASK_NOOP:
             p = self._put_check(p)
@@ -395,7 +435,11 @@ cdef class MetaQueue:
         self._tail += 1
         if not self._notified:
             self._notified = True
-            self._notify()
+            if self._alone and waits and self._tail - self._head == 1 and self.state == ST_UP \
+                    and self.on_burst is not None:
+                self.on_burst()                 # as the one before, nothing is asked beside it: a turn would be for nothing
+            else:
+                self._notify()
         elif waits and self._tail - self._taken >= BURST and self.on_burst is not None:
             self.on_burst()
         return waiter

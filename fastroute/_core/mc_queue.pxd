@@ -42,6 +42,8 @@ cdef class MetaQueue:
     cdef uint8_t *_out
     cdef size_t _out_size, _out_capacity
     cdef bint _notified
+    cdef bint _alone                    # the last write carried one request, and nothing else was waiting
+    cdef object _next_waiter            # of the request that is being written; None: a future
     # replies
     cdef fr_meta_reader _reader
     cdef object _value
@@ -54,6 +56,8 @@ cdef class MetaQueue:
     cdef uint64_t _roundtrip_sum_us
     cdef uint64_t _roundtrips[10]
 
+    cdef object _waiter(self)
+    cdef int _sent(self) except -1
     cdef object _done(self, Reply first, Reply reply, bint pair)
     cdef int _admit(self, int slots, size_t size) except -1
     cdef object _push(self, int kind, bint pair_first, Reply first, bint waits, object key, uint64_t now_ms)

@@ -26,16 +26,15 @@ Rules of this file:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
+from fastroute._core.cache_flight import Fill
 from fastroute._core.mc_reply import EXISTS, HIT, NOT_FOUND, NOT_STORED, STORED
 from fastroute.cache.codec import Life, Manifest, Sealed
 from fastroute.cache.lease import (
     WAIT_S_MAX,
     Claim,
     Lease,
-    Lifetime,
     Lock,
     Outcome,
     Read,
@@ -56,39 +55,16 @@ OVERTAKEN = (EXISTS, NOT_FOUND, NOT_STORED)
 _log = logging.getLogger("fastroute.cache")
 
 
-class Fill:
-    """One get_or_compute: what is wanted, and what this process knew when it began.
-
-    Attributes:
-        name: of the key.
-        compute: the caller's function.
-        lifetime: how long what it returns is good for.
-        tags: digests of the value's tags.
-        ticket: the near cache's, for a value that is about to be read; -1 before.
-        stamp: of the generations, as of the ticket.
-    """
-
-    __slots__ = ("compute", "lifetime", "name", "stamp", "tags", "ticket")
-
-    def __init__(
-        self, name: Name, compute: Callable[[], Any], lifetime: Lifetime, tags: tuple[bytes, ...] = ()
-    ) -> None:
-        self.name, self.compute, self.lifetime, self.tags = name, compute, lifetime, tags
-        self.ticket = -1
-        self.stamp = 0
-
-    def again(self) -> Fill:
-        """The same, not begun."""
-        return Fill(self.name, self.compute, self.lifetime, self.tags)
-
-
 class Core(Reading):
     """The steps of get_or_compute."""
 
     def _take_ticket(self, fill: Fill) -> None:
         """From here on a write elsewhere makes what is read or computed unfit for the near cache."""
         fill.stamp = self._generations.stamp
-        fill.ticket = self._begin_fill(fill.name)
+        name = fill.name
+        if self._push is not None:
+            self._push.know(name.store, name.near)
+        fill.ticket = self._near.begin_fill(name.near)
 
     def _keep_computed(self, fill: Fill, value: Any, life: Life, until_s: float) -> None:
         self._keep(fill.name.near, fill.ticket, value, life, 0, fill.tags, fill.stamp, until_s)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastroute.cache.core import Fill
+from fastroute._core.cache_flight import Fill, Flight
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import HELD_S_MAX, RENEW_RATIO, Lease
 from fastroute.cache.near import MISS
@@ -36,21 +36,7 @@ REFRESHES_MAX = 64
 """Refreshes in the background at once; beyond it the stale value is served and a later request refreshes it."""
 
 
-class _Flight:
-    """A read or computation that is under way, who waits for it, and what it is about."""
-
-    __slots__ = ("began_s", "fill", "held", "home", "near_key", "task", "waiters")
-
-    def __init__(self, fill: Fill) -> None:
-        self.fill, self.near_key = fill, fill.name.near
-        self.waiters: list[asyncio.Future[Any]] = []
-        self.task: asyncio.Task[None] | None = None
-        self.home: Any = None
-        self.held: Any = None
-        self.began_s = time.perf_counter()
-
-
-_within: contextvars.ContextVar[tuple[_Flight, ...]] = contextvars.ContextVar("fastroute_cache_within", default=())
+_within: contextvars.ContextVar[tuple[Flight, ...]] = contextvars.ContextVar("fastroute_cache_within", default=())
 
 
 class _Renewal:
@@ -104,7 +90,8 @@ class Driver(Writing):
     def __init__(self, *, placement: Placement, away_computations_max: int, **options: Any) -> None:
         super().__init__(away_computations_max=away_computations_max, **options)
         self._placement = placement
-        self._flights: dict[str | bytes, _Flight] = {}
+        self._flights: dict[str | bytes, Flight] = {}
+        self._on_answer = self._answered
         self._refreshes: dict[str | bytes, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._away = asyncio.Semaphore(away_computations_max)
@@ -120,14 +107,24 @@ class Driver(Writing):
 
     # ------------------------------------------------------------------ single flight
 
-    def _take_off(self, fill: Fill) -> _Flight:
+    def _take_off(self, fill: Fill) -> Flight:
         """Begin to read a key of which nothing is under way in this process."""
-        flight = _Flight(fill)
-        self._ask_first(flight)
-        self._flights[flight.near_key] = flight
+        name = fill.name
+        flight = Flight(self._on_answer, _soon, fill, name.near)
+        home = flight.home = self._placement.only or self._home(name.store)
+        held = flight.held = self._held(home)
+        if held is None:  # the namespace's generation has to be asked for too
+            self._fly(flight, self._steps_fill(fill))
+        else:
+            self._take_ticket(fill)
+            flight.context = contextvars.copy_context()
+            flight.asking = True
+            home.get_or_lease_into(name.store, self.lease_s, flight)
+            flight.asking = False
+        self._flights[name.near] = flight
         return flight
 
-    def _board(self, flight: _Flight, key: Key) -> None:
+    def _board(self, flight: Flight, key: Key) -> None:
         """Count a caller that joins a flight.
 
         Raises:
@@ -137,46 +134,36 @@ class Driver(Writing):
             raise UsageError(f"the computation of cache key {key!r} asks for the same key: it would wait for itself")
         self._counters.joined += 1
 
-    async def _join(self, flight: _Flight) -> Any:
-        """Wait for a flight, together with whoever else does."""
-        waiter = asyncio.get_running_loop().create_future()
-        flight.waiters.append(waiter)
+    def _leave(self, flight: Flight, waiter: asyncio.Future[Any]) -> None:
+        """A caller was cancelled."""
+        flight.waiters.remove(waiter)
+        if not flight.waiters:
+            # Every caller has gone: nobody wants the value any more.
+            self._remove(flight)
+            if flight.task is not None:
+                flight.task.cancel()
+
+    def _answered(self, flight: Flight, reply: Any) -> None:
+        """The first question has its answer: mostly that is all. Called by who reads the connection: raises nothing."""
+        fill, waiters = flight.fill, flight.waiters
+        self._counters.read_time_s += flight.took_s()
         try:
-            return await waiter
-        except asyncio.CancelledError:
-            flight.waiters.remove(waiter)
-            if not flight.waiters:
-                # Every caller has gone: nobody wants the value any more.
-                self._remove(flight)
-                if flight.task is not None:
-                    flight.task.cancel()
-            raise
+            if not waiters or self._closed:
+                if reply.won:  # all have gone
+                    flight.home.delete(fill.name.store, reply.token)
+                return
+            value = self._glance(fill.name, reply, fill.ticket, flight.held)
+            if value is MISS:
+                assert flight.context is not None
+                flight.context.run(self._go_on, flight, reply)  # `compute` runs where its caller is
+            else:
+                self._land(flight, value, None)
+        except Exception as error:
+            self._land(flight, None, error)
 
-    def _ask_first(self, flight: _Flight) -> None:
-        fill = flight.fill
-        name = fill.name
-        home = flight.home = self._home(name.store)
-        held = flight.held = self._held(home)
-        if held is None:  # the namespace's generation has to be asked for too
-            self._fly(flight, self._steps_fill(fill))
-            return
-        self._take_ticket(fill)
-        home.get_or_lease(name.store, self.lease_s).add_done_callback(functools.partial(self._answered, flight))
-
-    def _answered(self, flight: _Flight, answer: asyncio.Future[Any]) -> None:
-        """The first question has its answer: mostly that is all."""
-        reply = answer.result()
-        fill = flight.fill
-        self._counters.read_time_s += time.perf_counter() - flight.began_s
-        if not flight.waiters or self._closed:
-            if reply.won:  # all have gone
-                flight.home.delete(fill.name.store, reply.token)
-            return
-        value = self._glance(fill.name, reply, fill.ticket, flight.held)
-        if value is not MISS:
-            self._land(flight, value, None)
-            return
-        steps = self._steps_fill(fill, flight.home, reply)
+    def _go_on(self, flight: Flight, reply: Any) -> None:
+        """Take the steps that follow from the first answer."""
+        steps = self._steps_fill(flight.fill, flight.home, reply)
         try:
             step = next(steps)
         except StopIteration as end:
@@ -186,12 +173,12 @@ class Driver(Writing):
         else:
             self._fly(flight, steps, step)
 
-    def _fly(self, flight: _Flight, steps: Steps, step: Any = None) -> None:
+    def _fly(self, flight: Flight, steps: Steps, step: Any = None) -> None:
         task = flight.task = asyncio.get_running_loop().create_task(self._flown(flight, steps, step))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _flown(self, flight: _Flight, steps: Steps, step: Any) -> None:
+    async def _flown(self, flight: Flight, steps: Steps, step: Any) -> None:
         _within.set((*_within.get(), flight))
         try:
             value = await self._run(steps, step)
@@ -205,7 +192,7 @@ class Driver(Writing):
         else:
             self._land(flight, value, None)
 
-    def _land(self, flight: _Flight, value: Any, error: BaseException | None) -> None:
+    def _land(self, flight: Flight, value: Any, error: BaseException | None) -> None:
         self._remove(flight)
         for waiter in flight.waiters:
             if not waiter.done():
@@ -214,7 +201,7 @@ class Driver(Writing):
                 else:
                     waiter.set_exception(error)
 
-    def _remove(self, flight: _Flight) -> None:
+    def _remove(self, flight: Flight) -> None:
         if self._flights.get(flight.near_key) is flight:
             del self._flights[flight.near_key]
 
@@ -336,6 +323,11 @@ class Driver(Writing):
         task = asyncio.get_running_loop().create_task(self._run(step.steps))
         self._refreshes[step.near_key] = task
         task.add_done_callback(lambda _: self._refreshes.pop(step.near_key, None))
+
+
+def _soon(answered: Callable[[Flight, Any], None], flight: Flight, reply: Any) -> None:
+    # Answered without being sent: the caller does not wait yet.
+    asyncio.get_running_loop().call_soon(answered, flight, reply)
 
 
 def _itself(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:

@@ -101,11 +101,13 @@ class Generations:
         self.namespace_key = f"{keys.fleet}:t:{keys.namespace}"
         self._prefix = self.namespace_key + ":"
         self._person = encode_key((keys.fleet, keys.namespace))
-        self._nodes: dict[Any, Held] = {}
+        self.nodes: dict[Any, Held] = {}
+        """The namespace's by node, to be read only; of_node where a call does not matter."""
         self._tags: dict[bytes, Held] = {}
         self._digests: dict[str, bytes] = {}
         self._purged: dict[bytes, int] = {}
-        self._stamp = 0
+        self.stamp = 0
+        """Purges so far."""
         self._floor = 0
 
     # ------------------------------------------------------------------ names
@@ -151,17 +153,17 @@ class Generations:
 
     def of_node(self, node: Any) -> Held | None:
         """The namespace's on a node, as remembered."""
-        return self._nodes.get(node)
+        return self.nodes.get(node)
 
     @property
     def any_node(self) -> bool:
         """Whether one is remembered: else there is nothing that a purge could change."""
-        return bool(self._nodes)
+        return bool(self.nodes)
 
     def learn_node(self, node: Any, value: int, now_s: float) -> bool:
         """Remember it; True when it replaces another one: the namespace was purged, or the node was lost."""
-        before = self._nodes.get(node)
-        self._nodes[node] = self._held(value, now_s)
+        before = self.nodes.get(node)
+        self.nodes[node] = self._held(value, now_s)
         return before is not None and before.value != value
 
     def of_tag(self, digest: bytes) -> Held | None:
@@ -180,7 +182,7 @@ class Generations:
 
     def forget(self) -> None:
         """Ask for everything again."""
-        self._nodes.clear()
+        self.nodes.clear()
         self._tags.clear()
 
     def _held(self, value: int, now_s: float) -> Held:
@@ -191,25 +193,20 @@ class Generations:
     def purged(self, digest: bytes) -> None:
         """A tag was purged: near values with it that were kept before are no longer believed."""
         self._tags.pop(digest, None)
-        self._stamp += 1
+        self.stamp += 1
         if len(self._purged) >= HELD_MAX:
             self._purged.clear()
-            self._floor = self._stamp
-        self._purged[digest] = self._stamp
+            self._floor = self.stamp
+        self._purged[digest] = self.stamp
 
     def tag(self, value: Any, digests: tuple[bytes, ...], stamp: int) -> Any:
         """What the near cache keeps for a value whose tags were compared at `stamp`."""
         return Tagged(value, digests, stamp) if digests else value
 
-    @property
-    def stamp(self) -> int:
-        """Purges so far."""
-        return self._stamp
-
     def believes(self, tagged: Tagged) -> bool:
         """Whether none of its tags was purged since."""
         stamp = tagged.stamp
-        if stamp == self._stamp:
+        if stamp == self.stamp:
             return True
         if stamp < self._floor:
             return False

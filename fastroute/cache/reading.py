@@ -9,6 +9,7 @@ Rules: as core.py's.
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -103,11 +104,13 @@ class Reading(Tiers):
     def _glance(self, name: Name, reply: Any, ticket: int, held: Held) -> Any:
         """The value of a reply that is plain and fresh, kept near and counted; MISS for anything else."""
         data = reply.value
-        left = plain_fresh_left_ms(data, name.digest, held.value, self._wall_ms()) if self._plain else None
+        if not self._plain:
+            return MISS
+        left = plain_fresh_left_ms(data, name.digest, held.value, -1 if self._system else self._wall_ms())
         if left is None:
             return MISS
         try:
-            value = self._codec.values.unpack(data[HEAD_BYTES:])
+            value = self._unpack(data[HEAD_BYTES:])
         except (Unreadable, MemoryError):
             return MISS
         counters = self._counters
@@ -120,8 +123,10 @@ class Reading(Tiers):
 
     def _held(self, home: Any) -> Held | None:
         """The namespace's generation on a node, where it is not due to be asked for again."""
-        held = self._generations.of_node(home)
-        return held if held is not None and self._now_s() < held.due_s else None
+        held = self._generations.nodes.get(home)
+        if held is None:
+            return None
+        return held if (time.monotonic() if self._system else self._clock.monotonic_s()) < held.due_s else None
 
     def _read(self, name: Name, leased: bool, home: Any = None, reply: Any = None) -> Steps:
         """Read and judge a key: Seen. With `reply` it was read already, at a home whose generation is held."""

@@ -13,12 +13,13 @@ Rules of this file:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastroute._core.cache_flight import Fill
 from fastroute.cache.codec import COMPRESS_BYTES, OBJECT_BYTES_MAX
-from fastroute.cache.core import Fill
 from fastroute.cache.driver import Driver
 from fastroute.cache.generations import Tagged
 from fastroute.cache.keys import Key, encode_key
@@ -169,11 +170,20 @@ class SharedCache(Driver):
         if flight is None:
             lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
             digests = self._generations.digests(tags) if tags else ()
-            self._check_open()
-            flight = self._take_off(Fill(self._name(near_key, key), compute, lifetime, digests))
+            if self._closed:
+                self._check_open()
+            flight = self._take_off(
+                Fill(self._names.get(near_key) or self._name(near_key, key), compute, lifetime, digests)
+            )
         else:
             self._board(flight, key)
-        return await self._join(flight)  # type: ignore[no-any-return]
+        waiter = asyncio.get_running_loop().create_future()
+        flight.waiters.append(waiter)
+        try:
+            return await waiter  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            self._leave(flight, waiter)
+            raise
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """The value of a key, fresh or within its stale time; else `default`. Computes nothing, waits for nobody."""
@@ -182,8 +192,8 @@ class SharedCache(Driver):
         if value is not MISS:
             return value
         self._check_open()
-        name = self._name(near_key, key)
-        home = self._home(name.store)
+        name = self._names.get(near_key) or self._name(near_key, key)
+        home = self._placement.only or self._home(name.store)
         held = self._held(home)
         if held is None:
             return await self._run(self._steps_get(name, default))

@@ -15,13 +15,12 @@ What differs:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from fastroute._core.cache_flight import Fill
 from fastroute.cache.codec import COMPRESS_BYTES, OBJECT_BYTES_MAX
-from fastroute.cache.core import Fill
 from fastroute.cache.generations import Tagged
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import LEASE_S, Lifetime
@@ -35,6 +34,7 @@ from fastroute.cache.sync_store import BlockingNode
 from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name
 from fastroute.cache.values import Extension
 from fastroute.clock import SYSTEM, Clock
+from fastroute.memcache import forks
 from fastroute.memcache.sync import Memcached
 from fastroute.model import parse_duration_s
 
@@ -119,7 +119,7 @@ class SharedCache(Driver):
     def close(self) -> None:
         """Stop renewing and watching, and forget near values; the store stays open."""
         self._closed = True
-        if isinstance(self._push, ThreadedPush) and self._pid == os.getpid():
+        if isinstance(self._push, ThreadedPush) and self._born == forks.count:
             thread_of(self.store, self.keys.fleet).leave(self._push)
         self._renewer.close()
         self._near.clear()
@@ -164,9 +164,24 @@ class SharedCache(Driver):
         """The value of a key, fresh or within its stale time; else `default`."""
         near_key = key if type(key) is str else encode_key(key)
         value = self._near_get(near_key)
-        if value is MISS or type(value) is Tagged:
-            return self._run(self._steps_get_near(self._any_name(key), default))
-        return value
+        if value is not MISS and type(value) is not Tagged:
+            return value
+        name = self._any_name(key)
+        if value is not MISS:
+            return self._run(self._steps_get_near(name, default))
+        lock = self._lock
+        home = self._placement.only or self._home(name.store)
+        with lock:
+            held = self._held(home)
+            ticket = self._begin_fill(name)
+        if held is None:
+            return self._run(self._steps_get(name, default))
+        reply = home.get(name.store)
+        with lock:
+            value = self._glance(name, reply, ticket, held)
+        if value is not MISS:
+            return value
+        return self._run(self._steps_get(name, default, ticket, home, reply))
 
     def _steps_get_near(self, name: Name, default: Any) -> Steps:
         value = self._near_value(name.near)

@@ -10,13 +10,12 @@ wait; the store and `compute` are called without it. One thread may take it twic
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from fastroute.cache.core import Fill
+from fastroute._core.cache_flight import Fill
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import HELD_S_MAX, RENEW_RATIO, Lease
 from fastroute.cache.near import MISS
@@ -25,6 +24,7 @@ from fastroute.cache.reading import Ask, Compute, Gather, Pause, Refresh, Steps
 from fastroute.cache.tiers import Name
 from fastroute.cache.writing import Writing
 from fastroute.errors import UsageError
+from fastroute.memcache import forks
 
 __all__ = ["Driver"]
 
@@ -130,16 +130,17 @@ class Driver(Writing):
         self._start()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
+        self._born = forks.count
         self._lock = threading.RLock()
         self._flights: dict[str | bytes, _Flight] = {}
         self._away = threading.BoundedSemaphore(self._away_max)
         self._renewer = _Renewer(self.lease_s)
 
     def _check_open(self) -> None:
-        if os.getpid() != self._pid:
+        if self._born != forks.count:
             self._start()  # forked: threads of the parent may hold these locks for ever
-        super()._check_open()
+        if self._closed:
+            super()._check_open()
 
     # ------------------------------------------------------------------ single flight
 
@@ -153,9 +154,9 @@ class Driver(Writing):
 
     def _fetch(self, key: Key, fill: Fill) -> Any:
         """What is under way for this key, or a flight of our own."""
-        near_key = fill.name.near
+        name = fill.name
+        near_key = name.near
         while True:
-            self._check_open()
             with self._lock:
                 flight = self._flights.get(near_key)
                 mine = flight is None
@@ -173,45 +174,53 @@ class Driver(Writing):
             try:
                 return flight.result()
             except _Again:
-                continue
+                self._check_open()
 
     def _fly(self, flight: _Flight, fill: Fill) -> Any:
+        """Ask the store once: mostly that is all; else the steps go on from its answer."""
+        name, lock = fill.name, self._lock
         try:
-            flight.value = self._first(fill)
-            return flight.value
+            home = self._placement.only or self._home(name.store)
+            with lock:
+                held = self._held(home)
+                self._take_ticket(fill)
+            if held is None:  # the namespace's generation has to be asked for too
+                steps = self._steps_fill(fill)
+            else:
+                started_s = time.perf_counter()
+                reply = home.get_or_lease(name.store, self.lease_s)
+                with lock:
+                    self._counters.read_time_s += time.perf_counter() - started_s
+                    value = self._glance(name, reply, fill.ticket, held)
+                    if value is not MISS:
+                        flight.value = value
+                        self._land(flight, name.near)
+                        return value
+                steps = self._steps_fill(fill, home, reply)
+            flight.value = self._run(steps)
         except BaseException as error:
             flight.error = error if isinstance(error, Exception) else _Again()
+            with lock:
+                self._land(flight, name.near)
             raise
-        finally:
-            with self._lock:
-                if self._flights.get(fill.name.near) is flight:
-                    del self._flights[fill.name.near]
-                if flight.done is not None:
-                    flight.done.set()
+        with lock:
+            self._land(flight, name.near)
+        return flight.value
 
-    def _first(self, fill: Fill) -> Any:
-        """Ask the store once: mostly that is all; else the steps go on from its answer."""
-        name = fill.name
-        home = self._home(name.store)
-        with self._lock:
-            held = self._held(home)
-            self._take_ticket(fill)
-        if held is None:  # the namespace's generation has to be asked for too
-            return self._run(self._steps_fill(fill))
-        started_s = time.perf_counter()
-        reply = home.get_or_lease(name.store, self.lease_s)
-        with self._lock:
-            self._counters.read_time_s += time.perf_counter() - started_s
-            value = self._glance(name, reply, fill.ticket, held)
-        if value is not MISS:
-            return value
-        return self._run(self._steps_fill(fill, home, reply))
+    def _land(self, flight: _Flight, near_key: str | bytes) -> None:
+        """It came to something; under the lock."""
+        if self._flights.get(near_key) is flight:
+            del self._flights[near_key]
+        if flight.done is not None:
+            flight.done.set()
 
     # ------------------------------------------------------------------ steps
 
     def _any_name(self, key: Key) -> Name:
-        self._check_open()
-        return self._name(key if type(key) is str else encode_key(key), key)
+        if self._closed or self._born != forks.count:
+            self._check_open()
+        near_key = key if type(key) is str else encode_key(key)
+        return self._names.get(near_key) or self._name(near_key, key)
 
     def _run(self, steps: Steps) -> Any:
         """Carry steps out."""

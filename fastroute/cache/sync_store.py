@@ -30,6 +30,7 @@ from fastroute._core.mc_reply import (
     STORED,
     UNKNOWN,
     CasToken,
+    Reply,
     make_reply,
 )
 from fastroute.errors import MemcacheDown, MemcacheError
@@ -111,24 +112,33 @@ class BlockingNode:
     read from.
     """
 
-    __slots__ = ("node", "store")
+    __slots__ = ("node", "plain", "store")
 
     def __init__(self, store: Memcached, node: int | None = None) -> None:
         self.store = store
         self.node = node
+        self.plain = store.plain
 
     @property
     def up(self) -> bool:
         """False while it is known to be away."""
         return self.node is None or self.store.reachable(self.node)
 
-    def get(self, key: str) -> StoreReply:
+    def get(self, key: str) -> StoreReply | Reply:
         """HIT or MISS."""
-        return self._ask(key, b"mg %b v c\r\n" % key.encode())
+        return self.get_or_lease(key, 0)
 
-    def get_or_lease(self, key: str, lease_s: float) -> StoreReply:
-        """HIT with the value, or with an empty one: `won`, or somebody else's stub."""
-        return self._ask(key, b"mg %b v c N%d\r\n" % (key.encode(), _life(lease_s)))
+    def get_or_lease(self, key: str, lease_s: float) -> StoreReply | Reply:
+        """HIT with the value, or with an empty one: `won`, or somebody else's stub. Without a lease HIT or MISS."""
+        try:
+            if self.plain:
+                return self.store.read_key(key, lease_s, self.node)
+        except MemcacheDown:
+            return StoreReply(DOWN)
+        except MemcacheError:
+            return StoreReply(UNKNOWN)
+        lease = b" N%d" % _life(lease_s) if lease_s else b""
+        return self._ask(key, b"mg %b v c%b\r\n" % (key.encode(), lease))
 
     def set(self, key: str, value: bytes, ttl_s: float) -> StoreReply:
         """STORED."""

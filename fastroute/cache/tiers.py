@@ -85,6 +85,7 @@ class Tiers:
         )
         self._plain = secret is None
         self._round_trip = self._codec.values.round_trip
+        self._unpack = self._codec.values.unpack
         self._generations = Generations(self.keys, self.near_ttl_s)
         self._clock = clock
         self._system = clock is SYSTEM

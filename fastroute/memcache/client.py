@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import ssl
+from typing import Any
 
 from fastroute._core.mc_meta import MetaCodec
 from fastroute._core.mc_queue import IN_FLIGHT_MAX, VALUE_BYTES_MAX
@@ -212,6 +213,10 @@ class MemcacheNode:
     def get_or_lease(self, key: Key, lease_s: float) -> ReplyFuture:
         """get; where there is nothing, win the lease (`won`) or learn that somebody else holds it (`sent`)."""
         return self.codec.get_or_lease(key, lease_s)
+
+    def get_or_lease_into(self, key: Key, lease_s: float, waiter: Any) -> None:
+        """get_or_lease whose reply is given to waiter.set_result as soon as it is read; see MetaCodec.get_or_lease."""
+        self.codec.get_or_lease(key, lease_s, waiter)
 
     def touch(self, key: Key, ttl_s: float) -> ReplyFuture:
         """Set the time to live: HIT or MISS."""

@@ -7,7 +7,8 @@ Rules of this file
 - Nobody waits for a node that is known to be away: requests are answered DOWN until a new connection answered a probe.
 - They wait, within their time limit, before the first connection, and while a connection that the other side ended is
   made again: an ended connection says nothing about the node. A refused or unanswered attempt does.
-- One write per turn of the event loop carries everything that was asked in it.
+- One write per turn of the event loop carries everything that was asked in it. A request beside which nothing is asked,
+  as the one before it, is written at once: waiting for the turn's end would cost a turn and bring no company.
 - One coarse timer watches the oldest request; all have the same time limit, so the oldest is due first. What is late
   ends the connection: its answer, when it comes after all, finds nobody to be given to.
 - One task per node makes connections, one at a time, with growing, jittered pauses: a restarted store is not stormed.
@@ -25,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import random
 import socket
 import ssl
@@ -274,9 +274,7 @@ class NodeConnection:
         # Called once per turn of the loop in which something was asked, and when many requests wait within one.
         link = self._link
         if link is not None and not link.paused:
-            data = self.codec.take()
-            if data:
-                link.send(data)
+            link.send(self.codec)
         if self._timer is None:
             assert self._loop is not None
             self._timer = self._loop.call_later(self._tick_s, self._watch)
@@ -327,15 +325,16 @@ class _Link(asyncio.Protocol):
         if connected is not None and connected.family != socket.AF_UNIX:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def send(self, data: bytes) -> None:
+    def send(self, codec: MetaCodec) -> None:
         """Send now rather than at the end of the loop's turn, as far as the socket takes it."""
         transport = self.transport
         assert transport is not None
         # A closing transport may have closed the descriptor already, and its number may be somebody else's by now.
         if self._descriptor >= 0 and not transport.is_closing() and not transport.get_write_buffer_size():
-            with contextlib.suppress(OSError):  # full, or broken: the transport waits, or finds out
-                data = data[os.write(self._descriptor, data) :]
-        if data:
+            data = codec.send(self._descriptor)
+        else:
+            data = codec.take()
+        if data:  # full, or broken: the transport waits, or finds out
             transport.write(data)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -1,15 +1,17 @@
 """The store for threads: the same names as the asyncio client, blocking, on pymemcache's pooled connections.
 
 What it is: pymemcache makes, pools and closes the connections (TCP, unix socket, TLS, timeouts). The text commands are
-written and their answers read here, because pymemcache 4 takes for an answer what is none: lengths such as "+5" or
-"0_5", a value that does not end where its length says, the same key twice, bytes behind the end of a reply.
+written here and their answers read strictly (sync_connection.py), because pymemcache 4 takes for an answer what is no
+answer: lengths such as "+5" or "0_5", a value that does not end where its length says, the same key twice, bytes behind
+the end of a reply. `mg`, which a blocking cache sends for each hit in the store, is asked and read in one compiled call
+over the same sockets (read_key, mc_exchange.pyx).
 What it is not: HashClient is not used. It takes nodes out of its ring and answers None for a node that is away, and
 even with retries without end it compares wall-clock times, so that a clock set back makes misses. A dead node keeps its
 keys here and raises; nothing is ever looked up elsewhere.
 
 A reply that is a result comes back as a Reply; what is none raises: MemcacheDown (not sent), MemcacheUnknown (sent, no
 answer: a write may have happened), MemcacheProtocolError (the answer was none; the connection is closed).
-Leases and the pairs of one round trip need the meta commands: asyncio only.
+Pairs of one round trip need other meta commands: asyncio, and cache/sync_store.py.
 Notes: safe to share between threads, and usable after a fork. One connection per thread that is waiting, no more.
 """
 
@@ -18,28 +20,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
-import re
-import select
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-
-from pymemcache.client.base import Client, PooledClient
+from collections.abc import Iterable, Iterator
 
 from fastroute._core import mc_meta
-from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of, seed_of
-from fastroute._core.mc_queue import LINE_BYTES_MAX, VALUE_BYTES_MAX
+from fastroute._core.mc_exchange import read_key as _read_key
+from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of
+from fastroute._core.mc_queue import VALUE_BYTES_MAX
 from fastroute._core.mc_reply import (
-    CLIENT_ERROR,
     DELETED,
     EXISTS,
     HIT,
     MISS,
     NOT_FOUND,
     NOT_STORED,
-    SERVER_ERROR,
     STORED,
     CasToken,
     Reply,
@@ -47,196 +43,28 @@ from fastroute._core.mc_reply import (
 )
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown, UsageError
+from fastroute.memcache import forks
 from fastroute.memcache.client import TIMEOUT_S_MAX, Key
 from fastroute.memcache.cluster import Memcached as AsyncMemcached
 from fastroute.memcache.cluster import TlsOption, tls_context
 from fastroute.memcache.placement import GRACE_S, Placement
+from fastroute.memcache.sync_connection import (
+    CONNECT_TIMEOUT_S,
+    Connection,
+    Node,
+    Reader,
+    read_number,
+    read_stored,
+    read_value,
+    read_word,
+)
 from fastroute.model import parse_address, parse_duration_s
 
-__all__ = ["Home", "Memcached"]
+__all__ = ["Home", "Memcached", "read_stored", "read_value"]
 
-CONNECT_TIMEOUT_S = 1.0
-"""Limit for making a connection: a lost SYN is repeated after 1 s in Linux."""
 AWAY_S = 0.25
 """After a failed connection requests raise MemcacheDown at once for this long; then one thread tries, the others go on
 raising until it knows."""
-RECEIVE_BYTES = 65_536
-
-_VALUE = re.compile(rb"VALUE ([!-~\x80-\xff]{1,250}) ([0-9]{1,10}) ([0-9]{1,10})(?: ([0-9]{1,20}))?\Z")
-_STORE_RESULTS = {b"STORED": STORED, b"NOT_STORED": NOT_STORED, b"EXISTS": EXISTS, b"NOT_FOUND": NOT_FOUND}
-
-Reader = Callable[["_Connection"], Reply]
-
-
-class _Connection(Client):  # type: ignore[misc]
-    """pymemcache's connection, read strictly.
-
-    `incarnation` names the run of the server behind it (its process and the time it started): CAS numbers begin again
-    with each run, so a token is only good for the run it was read from.
-    """
-
-    incarnation = 0
-    credentials: bytes | None = None
-    value_bytes_max = VALUE_BYTES_MAX
-
-    def _connect(self) -> None:
-        super()._connect()
-        self._rest = b""
-        try:
-            if self.credentials is not None:
-                self.sock.sendall(b"set fastroute 0 0 %d\r\n%b\r\n" % (len(self.credentials), self.credentials))
-                answer = self.line()
-                if answer != b"STORED":
-                    raise MemcacheDown(f"{self.server}: credentials refused: {answer[:60]!r}")
-            self.sock.sendall(b"stats\r\n")
-            facts: dict[bytes, bytes] = {}
-            while (line := self.line()) != b"END":
-                words = line.split(b" ", 2)
-                if len(words) != 3 or words[0] != b"STAT" or len(facts) > 1000:
-                    raise MemcacheDown(f"{self.server}: not an answer to stats: {line[:60]!r}")
-                facts[words[1]] = words[2]
-            started_s = int(facts[b"time"]) - int(facts[b"uptime"])
-            self.incarnation = seed_of(b"%d %d" % (int(facts[b"pid"]), started_s)) or 1
-        except (KeyError, ValueError, MemcacheProtocolError) as error:
-            self.close()
-            raise MemcacheDown(f"{self.server}: not a memcached: {error}") from None
-        except BaseException:
-            self.close()
-            raise
-
-    def ready(self) -> None:
-        """Be connected, with nothing to read: whatever lies there is the end of the connection or belongs to nobody."""
-        if self.sock is not None:
-            poll = select.poll()
-            poll.register(self.sock, select.POLLIN)
-            if self._rest or poll.poll(0):
-                self.close()
-        if self.sock is None:
-            try:
-                self._connect()
-            except OSError as error:
-                self.close()
-                raise MemcacheDown(f"{self.server}: {error}") from error
-
-    def exchange(self, command: bytes, read: Reader) -> Reply:
-        """Send one command and read its reply."""
-        try:
-            self.sock.sendall(command)
-            reply = read(self)
-        except OSError as error:  # a timeout is one too
-            self.close()
-            raise MemcacheUnknown(f"{self.server}: {type(error).__name__}: {error}") from error
-        except BaseException:
-            self.close()
-            raise
-        if self._rest:
-            self.close()  # more than was asked for: whose it is, nobody knows
-        return reply
-
-    def line(self) -> bytes:
-        """One line without its end."""
-        while (end := self._rest.find(b"\r\n")) < 0:
-            if len(self._rest) > LINE_BYTES_MAX:
-                raise MemcacheProtocolError(f"{self.server}: a line without an end: {self._rest[:60]!r}")
-            self._receive()
-        line, self._rest = self._rest[:end], self._rest[end + 2 :]
-        if len(line) > LINE_BYTES_MAX:
-            raise MemcacheProtocolError(f"{self.server}: a line that is too long: {line[:60]!r}")
-        return line
-
-    def block(self, size: int) -> bytes:
-        """A value of that many bytes, and the line end behind it."""
-        pieces, missing = [self._rest], size + 2 - len(self._rest)
-        while missing > 0:
-            self._rest = b""
-            self._receive()
-            pieces.append(self._rest)
-            missing -= len(self._rest)
-        joined = b"".join(pieces)
-        if joined[size : size + 2] != b"\r\n":
-            raise MemcacheProtocolError(f"{self.server}: a value that does not end where its length says")
-        self._rest = joined[size + 2 :]
-        return joined[:size]
-
-    def unexpected(self, line: bytes) -> MemcacheProtocolError:
-        return MemcacheProtocolError(f"{self.server}: not an answer to what was asked: {line[:60]!r}")
-
-    def _receive(self) -> None:
-        data = self.sock.recv(RECEIVE_BYTES)
-        if not data:
-            raise ConnectionResetError("closed before the reply was complete")
-        self._rest += data
-
-
-def read_value(key: bytes, with_cas: bool = True) -> Reader:
-    """Reads the reply to `get` or `gets` of one key."""
-
-    def read(connection: _Connection) -> Reply:
-        line = connection.line()
-        if line == b"END":
-            return make_reply(MISS)
-        found = _VALUE.match(line)
-        if found is None or found[1] != key or (found[4] is not None) != with_cas:
-            raise connection.unexpected(line)
-        flags, size, cas = int(found[2]), int(found[3]), int(found[4] or 0)
-        if flags > 0xFFFFFFFF or size > connection.value_bytes_max or cas >= 1 << 64:
-            raise connection.unexpected(line)
-        value = connection.block(size)
-        if (line := connection.line()) != b"END":
-            raise connection.unexpected(line)
-        return make_reply(HIT, value, cas, connection.incarnation, flags)
-
-    return read
-
-
-def read_stored(connection: _Connection) -> Reply:
-    """Reads the reply to set, add or cas."""
-    line = connection.line()
-    if line.startswith(b"SERVER_ERROR "):
-        return make_reply(SERVER_ERROR)
-    if line not in _STORE_RESULTS:
-        raise connection.unexpected(line)
-    return make_reply(_STORE_RESULTS[line], generation=connection.incarnation)
-
-
-def read_word(words: dict[bytes, int]) -> Reader:
-    """Reads one of these words."""
-
-    def read(connection: _Connection) -> Reply:
-        line = connection.line()
-        if line not in words:
-            raise connection.unexpected(line)
-        return make_reply(words[line], generation=connection.incarnation)
-
-    return read
-
-
-def read_number(connection: _Connection) -> Reply:
-    """Reads the reply to incr or decr; decr may leave blanks behind a number that became shorter."""
-    line = connection.line()
-    if line == b"NOT_FOUND":
-        return make_reply(NOT_FOUND)
-    if line.startswith(b"CLIENT_ERROR cannot increment or decrement"):
-        return make_reply(CLIENT_ERROR)
-    digits = line.rstrip(b" ")
-    if not re.fullmatch(rb"[0-9]{1,20}", digits):
-        raise connection.unexpected(line)
-    return make_reply(HIT, digits, generation=connection.incarnation)
-
-
-class _Node(PooledClient):  # type: ignore[misc]
-    """One node's pool."""
-
-    name: str
-    credentials: bytes | None
-    value_bytes_max: int
-    client_class = _Connection
-
-    def _create_client(self) -> _Connection:
-        connection: _Connection = super()._create_client()
-        connection.credentials = self.credentials
-        connection.value_bytes_max = self.value_bytes_max
-        return connection
 
 
 class Memcached:
@@ -281,13 +109,13 @@ class Memcached:
         self._open()
 
     def _open(self) -> None:
-        self._pid = os.getpid()
+        self._born = forks.count
         self._homes = tuple(Home(self, index) for index in range(len(self.names)))
         self._away_until_s = [0.0] * len(self.names)  # 0: reached the last time it was asked
         self._turn = threading.Lock()
         self._nodes = []
         for name in self.names:
-            node = _Node(
+            node = Node(
                 parse_address(name),
                 connect_timeout=CONNECT_TIMEOUT_S,
                 timeout=self._timeout_s,
@@ -297,6 +125,7 @@ class Memcached:
                 tls_context=self._tls,
             )
             node.name, node.credentials, node.value_bytes_max = name, self._credentials, self._value_bytes_max
+            node.at_hand = []
             self._nodes.append(node)
 
     def for_asyncio(self) -> AsyncMemcached:
@@ -324,6 +153,8 @@ class Memcached:
     def close(self) -> None:
         """Close the connections that are in the pools; the next request makes new ones."""
         for node in self._nodes:
+            while node.at_hand:
+                node.at_hand.pop().close()
             node.close()
 
     def __enter__(self) -> Memcached:
@@ -333,9 +164,9 @@ class Memcached:
         self.close()
 
     @contextlib.contextmanager
-    def _connection(self, key: bytes, node: int | None = None) -> Iterator[_Connection]:
+    def _connection(self, key: bytes, node: int | None = None) -> Iterator[Connection]:
         # To that node, else to the key's home; the connection goes back to the pool unless something was wrong with it.
-        if os.getpid() != self._pid:
+        if self._born != forks.count:
             self._open()  # forked: the parent's connections must not be used by two
         index = home_of(key, self._seeds) if node is None else node
         with self._turn:
@@ -344,7 +175,7 @@ class Memcached:
                 if now_s < self._away_until_s[index]:
                     raise MemcacheDown(f"{self.names[index]}: could not be reached a moment ago")
                 self._away_until_s[index] = now_s + CONNECT_TIMEOUT_S  # this thread looks; no other one waits with it
-        with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
+        with self._nodes[index].lent() as connection:
             try:
                 connection.ready()
             except MemcacheDown:
@@ -439,7 +270,7 @@ class Memcached:
         answers = {}
         for index, name in enumerate(self.names):
             try:
-                with self._nodes[index].client_pool.get_and_release(destroy_on_fail=True) as connection:
+                with self._nodes[index].lent() as connection:
                     connection.ready()
                     connection.exchange(b"mn\r\n", read_word({b"MN": HIT}))
                 self._away_until_s[index] = 0.0
@@ -462,6 +293,68 @@ class Memcached:
     def reachable(self, node: int) -> bool:
         """Whether a node was reached the last time it was asked, or has not been asked yet."""
         return not self._away_until_s[node]
+
+    @property
+    def plain(self) -> bool:
+        """Whether read_key can be used: there is no TLS."""
+        return self._tls is None
+
+    def read_key(self, key: Key, lease_s: float = 0, node: int | None = None) -> Reply:
+        """HIT or MISS; with a lease, where there is nothing, HIT with an empty value that says who has `won` it.
+
+        Not over TLS (`plain`): the bytes are taken from the socket itself.
+
+        Args:
+            key: as everywhere.
+            lease_s: how long the empty value lives, in whole seconds upwards; 0 leaves none.
+            node: number of the node to ask instead of the key's home.
+
+        Raises:
+            MemcacheDown, MemcacheUnknown, MemcacheProtocolError: as everywhere.
+        """
+        index = home_of(key, self._seeds) if node is None else node
+        # The usual case without a lock: a node that is not known to be away, and a connection at hand that is fit.
+        if not self._away_until_s[index] and self._born == forks.count:
+            lender = self._nodes[index]
+            try:
+                connection = lender.at_hand.pop()
+            except IndexError:
+                connection = lender.take()
+            if connection.descriptor >= 0:
+                try:
+                    reply = _read_key(
+                        connection.descriptor,
+                        key,
+                        lease_s,
+                        connection.value_bytes_max,
+                        connection.incarnation,
+                        connection.limit_ms,
+                    )
+                except (OSError, MemcacheProtocolError) as error:
+                    lender.drop(connection)
+                    raise connection.failed(error) from error
+                except BaseException:
+                    lender.drop(connection)
+                    raise
+                if reply is not None:
+                    lender.at_hand.append(connection)
+                    return reply
+            lender.at_hand.append(connection)
+        with self._connection(_name(key), index) as connection:
+            try:
+                reply = _read_key(
+                    connection.descriptor,
+                    key,
+                    lease_s,
+                    connection.value_bytes_max,
+                    connection.incarnation,
+                    connection.limit_ms,
+                )
+            except (OSError, MemcacheProtocolError) as error:
+                raise connection.failed(error) from error
+            if reply is None:
+                raise MemcacheUnknown(f"{self.names[index]}: a new connection was closed at once")
+            return reply
 
     def exchange(
         self, key: Key, command: bytes, read: Reader, *, node: int | None = None, token: CasToken | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import json
 import os
 import pickle
@@ -666,3 +667,16 @@ def test_processes_go_on_without_their_store(tmp_path: Path) -> None:
         for worker in workers:
             assert len(worker.hear("done")) == 10
             assert len(worker.hear("done")) == 10
+
+
+async def test_a_computation_runs_in_the_context_of_its_caller(store: Memcached) -> None:
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request")
+    async with SharedCache(store, namespace=NAMESPACE, near_bytes=0) as cache:
+
+        async def ask(name: str) -> str:
+            request.set(name)
+            return await cache.get_or_compute(name, request.get, ttl="1m")
+
+        assert await asyncio.gather(*(ask(f"context {number}") for number in range(4))) == [
+            f"context {number}" for number in range(4)
+        ]

@@ -592,3 +592,38 @@ def test_a_node_that_leaves_moves_only_its_own_keys_and_shares_are_even() -> Non
         counts[before] += 1
         assert before == after or before == NODES[0]
     assert all(850 < count < 1150 for count in counts.values()), counts
+
+
+# -- who hears of it, and when ----------------------------------------------------------------------------------------
+
+
+def test_a_lone_request_is_written_at_once_and_company_is_waited_for_again() -> None:
+    rig, written = Rig(), []
+    rig.codec.on_burst = lambda: written.append(rig.codec.take())
+    rig.codec.get("a")  # nothing is known of the load yet: the turn's end
+    assert (rig.notified, written) == (1, [])
+    rig.codec.take()
+    rig.codec.feed(b"EN\r\n")
+    rig.codec.get("b")  # alone, as the one before
+    assert (rig.notified, len(written)) == (1, 1)
+    rig.codec.get("c")  # beside it
+    assert (rig.notified, len(written)) == (2, 1)
+    rig.codec.take()
+    rig.codec.feed(b"EN\r\nEN\r\n")
+    rig.codec.get("d")  # not alone the last time
+    assert (rig.notified, len(written)) == (3, 1)
+
+
+def test_a_reply_is_given_to_who_was_named_for_it() -> None:
+    rig, named = Rig(), Waiter()
+    assert rig.codec.get_or_lease("a", 5, named) is named
+    other = rig.codec.get("b")
+    rig.codec.take()
+    rig.codec.fail("gone")
+    assert statuses(named, other) == ["unknown", "unknown"]
+    late = Waiter()
+    rig.codec.get_or_lease("a", 5, late)
+    assert statuses(late) == ["down"]
+    with pytest.raises(UsageError):
+        rig.codec.get_or_lease("a b", 5, Waiter())
+    assert rig.codec.get("a") is not late
