@@ -311,6 +311,14 @@ cdef class NearCache:
         self._store(key, seen.kind, seen.data, seen.size, seen.hash, value, cost, fresh, fresh if keep < fresh else keep)
         return cost <= self.index.bytes_max
 
+    def undisturbed(self, key, uint64_t ticket):
+        """Would a fill with this ticket be kept? Seldom False because of another key (1,024 guard cells), never wrongly
+        True.
+        """
+        cdef key_view seen
+        view_key(key, &self.hash_key, &seen)
+        return bool(fr_near_undisturbed(&self.index, seen.hash, ticket))
+
     def invalidate(self, key):
         """Forget a key and refuse the fills of it that are under way; True when it was there (expired or not)."""
         cdef key_view seen

@@ -25,7 +25,7 @@ from fastroute.cache.reading import Ask, Steps
 from fastroute.cache.shared import SharedCache
 from fastroute.cache.tiers import Name
 
-__all__ = ["Found", "Hold", "LeasedCache"]
+__all__ = ["Found", "Hold", "LeasedCache", "Moment"]
 
 _UNTIMED = Lifetime.of(1)
 
@@ -44,6 +44,13 @@ class Hold:
     def __init__(self, key: str, fill: Fill, lease: Lease | None, target: Any, anything: bool = False) -> None:
         self.key, self.fill, self.lease, self.target, self.anything = key, fill, lease, target, anything
         self.renewal: _Renewal | None = None
+
+
+class Moment(NamedTuple):
+    """When a process began to make what a key stands for."""
+
+    ticket: int
+    stamp: int
 
 
 class Found(NamedTuple):
@@ -77,6 +84,14 @@ class LeasedCache(SharedCache):
     def near_cache(self) -> Any:
         """The compiled near cache, for readers that are compiled too."""
         return self._near
+
+    def moment(self, key: str) -> Moment:
+        """Now, for is_current later."""
+        return Moment(self._begin_fill(self._any_name(key)), self._generations.stamp)
+
+    def is_current(self, key: str, since: Moment) -> bool:
+        """Has nobody written or deleted the key since, or purged anything, as far as this process was told?"""
+        return since.stamp == self._generations.stamp and self._near.undisturbed(key, since.ticket)
 
     async def find(self, key: str, *, wait_s: float, leased: bool = True) -> Found:
         """The value, or the right to fill it; waits while another process fills it.
@@ -126,6 +141,10 @@ class LeasedCache(SharedCache):
         deletion after this call, and asks another process, finds it done.
         """
         return self._run_ahead(self._steps_delete(self._any_name(key)))
+
+    def purging_tags(self, tags: Sequence[str]) -> Coroutine[Any, Any, bool]:
+        """As purge_tags, and the store is written to before this returns, as by `deleting`."""
+        return self._run_ahead(self._steps_purge_tags(self._generations.digests(tags)))
 
     async def release(self, hold: Hold) -> None:
         """Give the hold back unfilled: whoever waits may fill it."""

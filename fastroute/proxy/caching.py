@@ -254,7 +254,8 @@ class ResponseCache:
             if not asked.waits:
                 return
             flight = self._flights.get(key) if asked.plain else None
-            if flight is not None:
+            # What began before a deletion or purge is for those alone who came before it, too.
+            if flight is not None and self._cache.is_current(key, flight.since):
                 asked.collapsed = True
                 result = await flight.wait(until_s)
                 if result is LOST:
@@ -276,7 +277,7 @@ class ResponseCache:
                     self._pass(asked, "miss", key)
                 return
             if asked.plain:
-                flight = Flight(self._flights, key)
+                flight = Flight(self._flights, key, self._cache.moment(key))
             try:
                 done = await self._lead(asked, key, flight, until_s, soft_ms)
             except BaseException:
@@ -531,10 +532,8 @@ class ResponseCache:
 
     def forget_tags(self, tags: list[str]) -> None:
         """So is everything with one of these tags."""
-        self._start(self._forget_tags(tags))
-
-    async def _forget_tags(self, tags: list[str]) -> None:
-        await self._cache.purge_tags(*tags)
+        with contextlib.suppress(CacheError):  # closed
+            self._start(self._told(self._cache.purging_tags(tags)))
 
 
 def _same_as(stored: Stored) -> Callable[[Any], bool]:

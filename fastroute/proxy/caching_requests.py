@@ -9,6 +9,7 @@ import asyncio
 from typing import Any
 
 from fastroute._core.http_caching import Caching
+from fastroute.cache.leased import Moment
 from fastroute.http_cache.fields import Fields
 from fastroute.http_cache.reuse import PLAIN, wants_of
 
@@ -68,14 +69,15 @@ class Flight:
     """A key that this process is filling; its result is a Stored, Variants, UNCACHEABLE or LOST.
 
     Attributes:
+        since: when it began; nobody joins it who comes after the key was deleted or purged.
         away: the store is away.
         failed: the server failed, and the result stands in for its answer.
     """
 
-    __slots__ = ("_key", "_of", "_result", "away", "failed")
+    __slots__ = ("_key", "_of", "_result", "away", "failed", "since")
 
-    def __init__(self, of: dict[str, Flight], key: str) -> None:
-        self._of, self._key, self.away, self.failed = of, key, False, False
+    def __init__(self, of: dict[str, Flight], key: str, since: Moment) -> None:
+        self._of, self._key, self.since, self.away, self.failed = of, key, since, False, False
         self._result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         of[key] = self
 

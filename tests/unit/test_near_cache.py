@@ -259,6 +259,7 @@ def test_invalidate_forgets_a_key_and_says_whether_it_was_there() -> None:
 def test_a_fill_is_kept_when_nothing_came_between() -> None:
     cache = NearCache(1 << 20)
     ticket = cache.begin_fill("k")
+    assert cache.undisturbed("k", ticket) is True
     assert cache.finish_fill("k", ticket, "v", 10, 1000) is True
     assert cache.get("k") == "v"
 
@@ -273,6 +274,7 @@ def test_a_fill_is_refused_when_the_key_changed_meanwhile(between: str) -> None:
         cache.put("k", "newer", 10, 1000)
     else:
         cache.clear()
+    assert cache.undisturbed("k", ticket) is False
     assert cache.finish_fill("k", ticket, "old", 10, 1000) is False
     assert cache.get("k") == ("newer" if between == "put" else MISS)
     assert cache.statistics().refused_fills == 1

@@ -1,0 +1,84 @@
+"""A deletion or purge while a response is being filled: who comes after it gets nothing that began before it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.support.caching import Page, origin, replicas
+from tests.support.fault_proxy import FaultProxy
+from tests.support.memcached import Memcached
+from tests.support.relaying import client, until
+
+FRESH = "Cache-Control: max-age=60"
+
+
+@pytest.fixture(scope="module")
+def store():
+    with Memcached() as one:
+        yield one
+
+
+def posting(path: str) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+async def test_a_response_that_is_still_being_stored_is_not_served_after_its_deletion(store):
+    store.command("flush_all")
+    async with (
+        origin() as server,
+        FaultProxy(store.port) as way,
+        replicas(1, [server.port], way.address, 'timeout = "5s"') as (one,),
+    ):
+        way.set("delay", 0.1)
+        server.page("/a", "old", FRESH)
+        assert (await one.get("/a"))[2] == b"old"
+        server.page("/a", "new", FRESH)
+        one.send(posting("/a"))
+        await one.response()
+        assert (await one.get("/a"))[2] == b"new"
+
+
+@pytest.fixture
+async def filling(store):
+    """A server whose answer to the first request for /a is held back, that request, and two clients more."""
+    store.command("flush_all")
+    async with origin() as server, replicas(1, [server.port], store.address) as (one,):
+        port = one.writer.get_extra_info("peername")[1]
+        async with client(port) as two, client(port) as three:
+            server.page("/a", "old", FRESH, 'Cache-Groups: "g"')
+            gate = server.go["/a"] = asyncio.Event()
+            first = asyncio.ensure_future(one.get("/a"))
+            await until(lambda: server.count("/a") == 1, "nobody asked")
+            yield server, gate, first, two, three
+            await first
+
+
+async def test_who_comes_after_a_deletion_does_not_wait_for_a_fill_that_began_before_it(filling):
+    server, gate, first, two, _ = filling
+    del server.go["/a"]
+    two.send(posting("/a"))
+    await two.response()
+    server.page("/a", "new", FRESH)
+    assert (await two.get("/a"))[2] == b"new"
+    server.page("/a", "old", FRESH)
+    gate.set()
+    assert (await first)[2] == b"old"
+    server.page("/a", "newer", FRESH)
+    assert (await two.get("/a"))[2] == b"new"
+
+
+async def test_who_comes_after_a_purge_of_its_group_does_not_get_a_fill_that_began_before_it(filling):
+    server, gate, first, two, three = filling
+    before = asyncio.ensure_future(two.get("/a"))
+    server.page("/group", "ok", 'Cache-Group-Invalidation: "g"')
+    three.send(posting("/group"))
+    await three.response()
+    after = asyncio.ensure_future(three.get("/a"))
+    answers = iter(("old", "new", "new"))
+    server.pages["/a"].by = lambda *_: Page(200, (FRESH, 'Cache-Groups: "g"'), next(answers).encode())
+    gate.set()
+    assert (await first)[2] == b"old"
+    assert (await before)[2] in (b"old", b"new")
+    assert (await after)[2] == b"new"
