@@ -328,7 +328,8 @@ class _Link(asyncio.Protocol):
     def send(self, codec: MetaCodec) -> None:
         """Send now rather than at the end of the loop's turn, as far as the socket takes it."""
         transport = self.transport
-        assert transport is not None
+        if transport is None:  # still connecting: the codec keeps what is asked until the node has answered a probe
+            return
         # A closing transport may have closed the descriptor already, and its number may be somebody else's by now.
         if self._descriptor >= 0 and not transport.is_closing() and not transport.get_write_buffer_size():
             data = codec.send(self._descriptor)

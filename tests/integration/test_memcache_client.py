@@ -114,6 +114,20 @@ async def test_the_first_request_connects_by_itself(shared_process: memcached.Me
     await store.aclose()
 
 
+async def test_what_is_asked_while_the_node_is_still_being_connected_to_waits_and_disturbs_nothing(
+    shared_process: memcached.Memcached,
+) -> None:
+    said: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    async with Memcached(shared_process.address, timeout=PATIENT) as store:
+        asked = []
+        while not store.up_nodes:  # in each turn of the loop until the connection stands
+            asked.append(store.get("nothing"))
+            await asyncio.sleep(0)
+        assert {(await one).status for one in asked} == {MISS}
+    assert said == []
+
+
 def test_a_request_outside_an_event_loop_is_a_usage_error() -> None:
     with pytest.raises(errors.UsageError, match="event loop"):
         Memcached("127.0.0.1:1").get("k")
