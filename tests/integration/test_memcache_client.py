@@ -119,12 +119,13 @@ async def test_what_is_asked_while_the_node_is_still_being_connected_to_waits_an
 ) -> None:
     said: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
-    async with Memcached(shared_process.address, timeout=PATIENT) as store:
-        asked = []
-        while not store.up_nodes:  # in each turn of the loop until the connection stands
-            asked.append(store.get("nothing"))
-            await asyncio.sleep(0)
-        assert {(await one).status for one in asked} == {MISS}
+    store = Memcached(shared_process.address, timeout=PATIENT)
+    asked = [store.get("nothing")]
+    while not store.up_nodes:  # in each turn of the loop until the connection stands
+        asked.append(store.get("nothing"))
+        await asyncio.sleep(0)
+    assert {(await one).status for one in asked} == {MISS}
+    await store.aclose()
     assert said == []
 
 
