@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from fastroute._core.dialects import build_ring, check_options
 from fastroute.config.kinds import either, nearest, quote, written
 from fastroute.config.rules_health import health_mistakes, health_warnings
+from fastroute.config.rules_tls import certificate_warnings
 from fastroute.config.schema import (
     Config,
     DiscoverConfig,
@@ -411,6 +412,7 @@ def _same_path(one: str, other: str) -> bool:
 
 def warnings(config: Config) -> Iterator[Finding]:
     """What works, but probably not as meant."""
+    yield from certificate_warnings(config)
     for key in ("token", "read_token"):
         token = getattr(config.admin, key, None)
         if token is not None and len(token) < TOKEN_BYTES_FEW:

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from fastroute.config.certificates import Validity, validity
 from fastroute.config.kinds import Flag, Kind, Mistake, Text, build, quote
 
 __all__ = ["CertificatePair", "ListenerTls", "PoolTls", "SniMap", "digests", "tls_mistakes"]
@@ -35,6 +36,9 @@ class CertificatePair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     key: Annotated[str, Text()]
     digest: str = ""
     """Of the contents, once loaded; not a key of the file."""
+    begins_s: float = 0.0
+    ends_s: float = 0.0
+    """When the certificate and its chain are valid, once loaded; not keys of the file."""
 
 
 class SniMap(Kind):
@@ -73,11 +77,22 @@ class ListenerTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """By the name that the client asks for, in lower case."""
     digest: str = ""
     """Of the contents of certificate and key, once loaded."""
+    begins_s: float = 0.0
+    ends_s: float = 0.0
 
     @property
     def pairs(self) -> Iterator[tuple[str, CertificatePair]]:
         """("" or the server's name, pair), the default first."""
-        yield "", CertificatePair(certificate=self.certificate, key=self.key, digest=self.digest)
+        yield (
+            "",
+            CertificatePair(
+                certificate=self.certificate,
+                key=self.key,
+                digest=self.digest,
+                begins_s=self.begins_s,
+                ends_s=self.ends_s,
+            ),
+        )
         yield from self.sni.items()
 
 
@@ -94,6 +109,8 @@ class PoolTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Ours, for servers that ask for one."""
     key: Annotated[str, Text()] = ""
     digest: str = ""
+    begins_s: float = 0.0
+    ends_s: float = 0.0
 
 
 def _contents(path: str, key: str) -> bytes:
@@ -108,16 +125,20 @@ def _contents(path: str, key: str) -> bytes:
     return found
 
 
-def _digest(of: Any, keys: tuple[str, ...]) -> str:
-    total = hashlib.sha256()
+def _looked_at(of: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    """What its files hold: digest and times."""
+    total, times = hashlib.sha256(), Validity()
     for key in keys:
         if path := getattr(of, key):
-            total.update(hashlib.sha256(_contents(path, key)).digest())
-    return total.hexdigest()
+            contents = _contents(path, key)
+            total.update(hashlib.sha256(contents).digest())
+            if key == "certificate":
+                times = validity(contents)
+    return {"digest": total.hexdigest(), "begins_s": times.begins_s, "ends_s": times.ends_s}
 
 
 def digests(tls: ListenerTls | PoolTls | None) -> Any:
-    """The same with the digests of its files.
+    """The same with the digests of its files, and the times of its certificates.
 
     Raises:
         Mistake: a file cannot be read.
@@ -125,14 +146,14 @@ def digests(tls: ListenerTls | PoolTls | None) -> Any:
     if tls is None:
         return None
     if isinstance(tls, PoolTls):
-        return msgspec.structs.replace(tls, digest=_digest(tls, ("ca", "certificate", "key")))
+        return msgspec.structs.replace(tls, **_looked_at(tls, ("ca", "certificate", "key")))
     sni = {}
     for name, pair in tls.sni.items():
         try:
-            sni[name] = msgspec.structs.replace(pair, digest=_digest(pair, ("certificate", "key")))
+            sni[name] = msgspec.structs.replace(pair, **_looked_at(pair, ("certificate", "key")))
         except Mistake as mistake:
             raise mistake.below("sni", name) from None
-    return msgspec.structs.replace(tls, sni=sni, digest=_digest(tls, ("certificate", "key")))
+    return msgspec.structs.replace(tls, sni=sni, **_looked_at(tls, ("certificate", "key")))
 
 
 def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:

@@ -213,6 +213,13 @@ def _replica(out: Page, figures: Figures) -> None:
     out.family("fastroute_upstream_connects_total", "counter", "Connections to servers, by outcome.")
     out.sample(engine["upstream_connects"] - engine["upstream_connect_failures"], outcome="ok")
     out.sample(engine["upstream_connect_failures"], outcome="failed")
+    out.family(
+        "fastroute_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "When the certificate of a listener, or of its chain, ends; name is empty for the listener's own.",
+    )
+    for listener, name, ends_s in figures.certificates:
+        out.sample(ends_s, listener=listener, name=name)
     out.family("fastroute_workers", "gauge", "Workers of this replica.")
     out.sample(sum(accepting for _, _, accepting, _ in figures.workers), state="accepting")
     out.sample(figures.workers_wanted, state="wanted")

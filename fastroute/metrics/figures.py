@@ -112,6 +112,8 @@ class Figures:
     reloads_refused: int
     stopping: bool
     extra: dict[str, Any] = field(default_factory=dict)
+    certificates: list[tuple[str, str, float]] = field(default_factory=list)
+    """(listener, server name or "", when it ends in seconds since 1970)."""
 
 
 def read(board: Board, columns: Columns, config: Config) -> Figures:
@@ -130,6 +132,12 @@ def read(board: Board, columns: Columns, config: Config) -> Figures:
         reloads_refused=reloads_refused,
         stopping=board.stopping,
         extra={"cache": _cached(board, columns, config)} if config.cache.enabled else {},
+        certificates=[
+            (name, asked_for, pair.ends_s)
+            for name, listener in config.listeners.items()
+            for asked_for, pair in (listener.tls.pairs if listener.tls is not None else ())
+            if pair.ends_s
+        ],
     )
 
 

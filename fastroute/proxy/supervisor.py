@@ -425,6 +425,7 @@ class Supervisor:
         try:
             loaded = self._read()
             if loaded.config == self._current.config:
+                self._warn(loaded)  # what depends on the time has another text, as how long a certificate has to go
                 log.info("reload: nothing has changed")
                 self._note_reload(True, "nothing has changed")
                 return
