@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
+import pathlib
 import socket
 import sys
 from collections.abc import AsyncIterator
 
 import pytest
 
+import fastroute
 from fastroute import Zone
 from fastroute.config.load import loads
 from fastroute.errors import UsageError
@@ -18,6 +21,8 @@ from fastroute.proxy.server import Proxy
 from tests.support.fleet import Process, free_ports
 from tests.support.relaying import SECRET, Client, Seen, always, answer, client, echo, serving, until, unused_port
 from tests.support.shared import ROOT
+
+OURS = str(pathlib.Path(fastroute.__file__).parent)
 
 
 @contextlib.asynccontextmanager
@@ -43,6 +48,43 @@ async def hooked(sticky: str = "", handler=echo, **hooks) -> AsyncIterator[tuple
         await stack.enter_async_context(proxy)
         found = await stack.enter_async_context(client(one.getsockname()[1]))
         yield found, {n: seen for n, (_, seen) in servers.items()}, proxy
+
+
+def calls_of_ours(during):
+    """How many Python functions of the package are called while the coroutine runs, by name."""
+    count = collections.Counter()
+
+    def profile(frame, event, _):
+        if event == "call" and OURS in frame.f_code.co_filename:
+            count[frame.f_code.co_qualname] += 1
+
+    async def run():
+        sys.setprofile(profile)
+        try:
+            await during
+        finally:
+            sys.setprofile(None)
+        return count
+
+    return run()
+
+
+async def test_without_hooks_a_request_calls_no_python_function_of_ours():
+    """Nor with a hook that is set but not for this moment. What a tick does beside requests is bounded by time."""
+    async with hooked('[pools.app.sticky]\non = "cookie:sid"\n') as (one, _, _):
+
+        async def many(count):
+            for _ in range(count):
+                assert (await one.get("/", "Cookie: sid=a"))[0] == 200
+
+        await many(20)  # connections are open, the key is bound
+        found = await calls_of_ours(many(300))
+    assert not {name: calls for name, calls in found.items() if calls >= 150}, found
+
+    async with hooked('[pools.app.sticky]\non = "cookie:sid"\n', on_request=lambda request: None) as (one, _, _):
+        await many(20)
+        found = await calls_of_ours(many(300))
+    assert max(found.values()) >= 300  # the count can see them
 
 
 async def test_the_hooks_are_told_what_happens_to_a_request_in_order():

@@ -178,6 +178,30 @@ async def test_head_204_and_304_have_no_body_whatever_their_heads_say() -> None:
     assert seen.connections == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "body"),
+    [
+        (b"HTTP/1.1 205 X\r\nContent-Length: 0\r\n\r\n", b""),
+        (b"HTTP/1.1 205 X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b""),
+        (b"HTTP/1.1 205 X\r\nContent-Length: 2\r\n\r\nno", b"no"),
+    ],
+    ids=["length", "chunks", "a body that should not be there"],
+)
+async def test_a_205_is_framed_as_any_other_response_and_the_next_answer_is_its_own(said: bytes, body: bytes) -> None:
+    """RFC 9112, 6.3: 205 is not one of those that end with their heads, whatever RFC 9110 says of its content."""
+
+    async def handle(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head, _ = await read_request(seen, reader)
+            writer.write(said if b"/205" in head else answer(b"next"))
+
+    async with serving(handle) as (port, seen), proxying(configured([port])) as (_, web), client(web) as one:
+        for _ in range(2):
+            assert (await one.get("/205"))[::2] == (205, body)
+            assert (await one.get("/next"))[::2] == (200, b"next")
+    assert seen.connections == 1
+
+
 async def test_interim_responses_are_forwarded_but_not_to_a_client_of_1_0() -> None:
     raw = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 3\r\n\r\nHTTP/1.1 102 P\r\n\r\n" + answer(
         b"hello"

@@ -193,6 +193,22 @@ def test_what_is_probably_not_meant_draws_a_warning_with_its_line():
     assert "no pool is sticky" in found[2][1]
 
 
+@pytest.mark.parametrize(
+    ("cache", "warned"),
+    [
+        ("enabled = true", "the store's nodes"),
+        ('enabled = true\nmemcached = ["m:1", "c:1"]', '"m:1"'),
+        ('enabled = true\nmemcached = ["c:1"]', ""),
+        ("enabled = false", ""),
+    ],
+)
+def test_a_cache_on_the_stores_nodes_draws_a_warning(cache, warned):
+    store = f'secret = "{SECRET}"\nidentity_secret = "{SECRET}2"\n[store]\nmemcached = ["m:1"]\n'
+    found = [message for _, message in warnings(f"{store}{SMALL}[pools.app.sticky]\n[cache]\n{cache}\n")]
+    assert len(found) == bool(warned), found
+    assert not warned or f"the cache shares {warned} with the store" in found[0]
+
+
 def test_file_that_others_can_read_or_change_draws_a_warning(tmp_path):
     path = tmp_path / "f.toml"
     path.write_text(f'secret = "{SECRET}"\n' + SMALL)
