@@ -11,6 +11,7 @@ Rules of this file: as the driver's; a Hold is given to put or release exactly o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
@@ -72,6 +73,15 @@ class Found(NamedTuple):
 class LeasedCache(SharedCache):
     """Arguments as SharedCache's. Keys are str."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._holds: set[Hold] = set()
+
+    async def aclose(self) -> None:
+        """As SharedCache's; holds that nobody has given back are, so that no replica waits for their leases to end."""
+        await asyncio.gather(*[self.release(hold) for hold in self._holds])
+        await super().aclose()
+
     def near(self, key: str) -> Any:
         """The near value, or MISS. Asks nobody."""
         return self._near_value(key)
@@ -131,9 +141,7 @@ class LeasedCache(SharedCache):
             key: another key than the hold's: then the hold is only given back.
             made_ms: wall clock at which making it began: a tag that was purged since forbids storing. 0: not compared.
         """
-        if hold.renewal is not None:
-            await hold.renewal.end()
-            hold.renewal = None
+        await self._end_renewal(hold)
         return bool(await self._run(self._steps_put(hold, value, Life(max(1, ttl_ms)), tags, made_ms)))
 
     def deleting(self, key: str) -> Coroutine[Any, Any, bool]:
@@ -148,9 +156,7 @@ class LeasedCache(SharedCache):
 
     async def release(self, hold: Hold) -> None:
         """Give the hold back unfilled: whoever waits may fill it."""
-        if hold.renewal is not None:
-            await hold.renewal.end()
-            hold.renewal = None
+        await self._end_renewal(hold)
         if hold.lease is not None and not self._closed:
             await hold.lease.home.delete(hold.lease.key, hold.lease.token)
 
@@ -159,7 +165,14 @@ class LeasedCache(SharedCache):
     def _holding(self, found: Found) -> Found:
         if found.hold is not None and found.hold.lease is not None:
             found.hold.renewal = _Renewal(found.hold.lease, self.lease_s)
+            self._holds.add(found.hold)
         return found
+
+    async def _end_renewal(self, hold: Hold) -> None:
+        self._holds.discard(hold)
+        renewal, hold.renewal = hold.renewal, None
+        if renewal is not None:
+            await renewal.end()
 
     def _begun(self, name: Name) -> Fill:
         fill = Fill(name, _nothing, _UNTIMED)

@@ -61,6 +61,9 @@ CHANGED_ON_THE_WAY = frozenset(("cookie", "host", "via", "forwarded", "x-real-ip
 REFRESHES_MAX = 64
 """Background refreshes at once per process; beyond it the stale response is served and a later request refreshes it."""
 
+TELLING_S = 1.0
+"""What the store is being told when the cache is closed may take so long."""
+
 TURNS_MAX = 16
 """Times that a request looks again because what it waited for was lost or changed."""
 
@@ -127,6 +130,7 @@ class ResponseCache:
         self._flights: dict[str, Flight] = {}
         self._refreshing: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._telling: set[asyncio.Task[Any]] = set()
         self._away = asyncio.Semaphore(config.origin_max)
         self._make_fetch: Callable[[bytes, Any], Fetch] | None = None
 
@@ -141,7 +145,11 @@ class ResponseCache:
         self._make_fetch = make
 
     async def aclose(self) -> None:
-        """End what is under way. The store stays open."""
+        """End what is under way; what the store is being told, such as that nobody fills a key any more, it still
+        hears. It stays open.
+        """
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=TELLING_S)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -223,12 +231,20 @@ class ResponseCache:
         asked.request.serve(asked.epoch, *answer, COLLAPSED if asked.collapsed else result)
         return True
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # for one that is cancelled before its first step
+        return task
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    def _tell(self, work: Coroutine[Any, Any, Any]) -> None:
+        """As _start, and not cut short by aclose."""
+        task = self._start(work)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, Any]) -> None:
         try:
             await work
         except CacheError:  # closed
@@ -462,7 +478,7 @@ class ResponseCache:
                 fill.flight.end(UNCACHEABLE)
             self.give_back(hold)
             return
-        self._start(self._store(fill, hold, stored, tags, names))
+        self._tell(self._store(fill, hold, stored, tags, names))
 
     async def _store(self, fill: Fill, hold: Hold, stored: Stored, tags: list[str], names: tuple[str, ...]) -> None:
         asked, flight, cache = fill.asked, fill.flight, self._cache
@@ -508,7 +524,7 @@ class ResponseCache:
         """Nobody waits for this key for a while."""
         if flight is not None:
             flight.tell(UNCACHEABLE)
-        self._start(self._mark(hold, flight))
+        self._tell(self._mark(hold, flight))
 
     async def _mark(self, hold: Hold, flight: Flight | None) -> None:
         try:
@@ -520,20 +536,17 @@ class ResponseCache:
     def give_back(self, hold: Hold | None) -> None:
         """A hold that is not used."""
         if hold is not None and (hold.lease is not None or hold.renewal is not None):
-            self._start(self._cache.release(hold))
+            self._tell(self._cache.release(hold))
 
     def forget(self, key: str) -> None:
         """A key is unusable from now on, for all replicas: the nodes are told before the client is."""
         with contextlib.suppress(CacheError):  # closed
-            self._start(self._told(self._cache.deleting(key)))
-
-    async def _told(self, forgetting: Coroutine[Any, Any, bool]) -> None:
-        await forgetting
+            self._tell(self._cache.deleting(key))
 
     def forget_tags(self, tags: list[str]) -> None:
         """So is everything with one of these tags."""
         with contextlib.suppress(CacheError):  # closed
-            self._start(self._told(self._cache.purging_tags(tags)))
+            self._tell(self._cache.purging_tags(tags))
 
 
 def _same_as(stored: Stored) -> Callable[[Any], bool]:

@@ -82,3 +82,18 @@ async def test_who_comes_after_a_purge_of_its_group_does_not_get_a_fill_that_beg
     assert (await first)[2] == b"old"
     assert (await before)[2] in (b"old", b"new")
     assert (await after)[2] == b"new"
+
+
+async def test_a_replica_that_is_closed_while_it_fills_gives_the_key_back(store):
+    store.command("flush_all")
+    patient = 'lease = "30s"\nwait = "30s"'
+    async with origin() as server, replicas(1, [server.port], store.address, patient) as (one,):
+        server.page("/a", "hello", FRESH)
+        gate = server.go["/a"] = asyncio.Event()
+        async with replicas(1, [server.port], store.address, patient) as (two,):
+            two.send(b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n")
+            await until(lambda: server.count("/a") == 1, "nobody asked")
+            waits = asyncio.ensure_future(one.get("/a"))
+        del server.go["/a"]
+        gate.set()
+        assert (await waits)[2] == b"hello"
