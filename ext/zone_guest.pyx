@@ -4,15 +4,23 @@ Every policy adds up the rows of a zone (fr_loads.h), so that a row filled with 
 requests count in least-connections, max_load and max_connections without a change, or a cost, per pick.
 Not here: what others say and how old it may be (fastroute.fleet.load).
 
+Beside the row a zone has the turn of each pool's choices among equals: turn_within() keeps the zones of a fleet from
+going through idle servers in step, which would send two machines' next users to the same one.
+
 Rules: the row belongs to this process and goes with it: its writer gone, it counts nothing (fr_zone_loads.h). One writer,
 plain stores; holds the GIL.
 """
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from fastroute._core.zone cimport Zone, fr_zone
 
 from fastroute.errors import UsageError
+
+cdef extern from *:
+    uint64_t __atomic_load_n(uint64_t *at, int order) nogil
+    void __atomic_store_n(uint64_t *at, uint64_t word, int order) nogil
+    int __ATOMIC_RELAXED
 
 cdef extern from "fr_zone_loads.h" nogil:
     int fr_loads_enter(fr_zone *zone) noexcept
@@ -69,6 +77,28 @@ cdef class GuestLoads:
         if self.zone is None or self.row < 0:
             raise UsageError("the row was given back")
         return fr_zone_load_row(&self.zone.view, <uint32_t>self.row)[self.zone.server_slot(fleet, pool, server)]
+
+    def turn_within(self, str fleet not None, str pool not None, uint32_t begin, uint32_t end, uint32_t count):
+        """Let the zone's next choice among equals under least-connections begin in begin..end-1, unless it does already.
+
+        Args:
+            begin, end: places among the eligible servers, in the pool's order.
+            count: of draws among equals of unequal weight, where none was made yet.
+        Raises:
+            UsageError: closed, or a zone without room for another pool.
+        """
+        cdef uint64_t *turn
+        cdef uint64_t word, place
+        if self.zone is None or self.row < 0:
+            raise UsageError("the row was given back")
+        turn = self.zone.pool_cursor(fleet, pool)
+        word = __atomic_load_n(turn, __ATOMIC_RELAXED)
+        place = word & 0xFFFFFFFFu
+        if not begin <= place < end:
+            place = begin
+        if word >> 32 == 0:
+            word = <uint64_t>count << 32
+        __atomic_store_n(turn, (word & ~<uint64_t>0xFFFFFFFFu) | place, __ATOMIC_RELAXED)
 
     def close(self):
         """Give the row back: what it said counts no more. Safe to call again."""

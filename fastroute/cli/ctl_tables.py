@@ -46,12 +46,17 @@ def _weight(one: dict[str, Any]) -> str:
 
 def pools(told: list[dict[str, Any]]) -> Table:
     """One line per pool."""
-    table = _table("POOL<", "POLICY<", "SERVERS", "READY", "BINDINGS", "PENDING", "REQUESTS", "NOTE<")
+    evened = any(one.get("rebalance") for one in told)
+    columns = ("MOVED", "TO MOVE") if evened else ()
+    table = _table("POOL<", "POLICY<", "SERVERS", "READY", "BINDINGS", *columns, "PENDING", "REQUESTS", "NOTE<")
     for one in told:
         note = Text("panic: all servers are used", "red") if one["panic"] else Text("")
         ready = Text(str(one["ready"]), "red" if not one["ready"] else "")
-        row = (one["name"], one["policy"], str(len(one["servers"])), ready, str(one["bindings"]), str(one["pending"]))
-        table.add_row(*row, str(one["requests_total"]), note)
+        row = [one["name"], one["policy"], str(len(one["servers"])), ready, str(one["bindings"])]
+        if evened:  # what [pools.NAME.rebalance] has moved, and would move now
+            of = one.get("rebalance")
+            row += [str(of["moved"]), str(of["left"])] if of else ["-", "-"]
+        table.add_row(*row, str(one["pending"]), str(one["requests_total"]), note)
     return table
 
 

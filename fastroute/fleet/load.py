@@ -7,8 +7,12 @@ left out, and reads what the others say. What a replica said counts while its me
 within `age_s` of the reader's own clock. Replicas that share a zone see each other there already: they carry the zone's
 name and are left out, and the first of them by name alone writes into the zone what the rest of the fleet says.
 
-So a number is at most INTERVAL_S old plus one reading, or gone after `age_s`; two replicas that pick within that time
-may still pick the same server, which costs one request more there, as with two workers at once.
+So a number is at most INTERVAL_S old plus one reading, or gone after `age_s`. Machines that pick within that time do
+not know of each other's pick. So that they do not all take the first of the idle servers, each has a part of the pool
+where its choice among equals begins (turn_of): machines in the order of their names, parts that move on every TURN_S of
+the wall clock, so that over time each begins everywhere. Two of them still meet where more users come at once than
+there are servers in a part, or for a moment when the parts move on: that costs one request more there, as with two
+workers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import Any
 from fastroute.clock import SYSTEM, Clock
 from fastroute.fleet.messages import Mail
 
-__all__ = ["AGE_S", "INTERVAL_S", "Load"]
+__all__ = ["AGE_S", "INTERVAL_S", "TURN_S", "Load", "turn_of"]
 
 INTERVAL_S = 0.2
 """Between two messages."""
@@ -30,6 +34,9 @@ AGE_S = 1.0
 
 SERVERS_MAX = 4096
 """Servers of a pool that one message tells of, the busiest first: some 80 bytes each, of the 512 KiB of a message."""
+
+TURN_S = 5.0
+"""How long a machine begins in one part of a pool: long beside INTERVAL_S, for which two may then be in the same."""
 
 TTL_S = 3.0
 LOAD = "load"
@@ -55,6 +62,8 @@ class Load:
     ) -> None:
         self._mail, self._own, self._zone, self._clock, self._age_s = mail, own, zone, clock, age_s
         self._heard: dict[str, tuple[int, float, dict[str, Any]]] = {}
+        self.machine = (0, 1)
+        """(which of the machines that share load this is, how many there are)."""
 
     async def turn(self, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
         """Publish and read: what all other machines have in flight, {} where this replica is not to write it.
@@ -77,7 +86,26 @@ class Load:
         beside = [name for name, body in fresh.items() if self._zone and body.get("zone") == self._zone]
         if any(name < me for name in beside):
             return {}
+        first: dict[str, str] = {}
+        for name in sorted({me, *fresh} - set(beside)):
+            zone = self._zone if name == me else fresh[name].get("zone")
+            first.setdefault(zone if isinstance(zone, str) and zone else name, name)
+        self.machine = (list(first.values()).index(me), len(first))
         return _sum([body for name, body in fresh.items() if name not in beside])
+
+
+def turn_of(machine: tuple[int, int], servers: int, wall_s: float) -> tuple[int, int]:
+    """(begin, end) of the places where a machine's choice among equals begins now.
+
+    Args:
+        machine: which of how many.
+        servers: eligible ones, at least 1.
+        wall_s: now; machines whose clocks differ by less than TURN_S are mostly in parts of their own.
+    """
+    index, count = machine
+    part = (index + int(wall_s / TURN_S)) % count
+    begin = part * servers // count
+    return begin, max((part + 1) * servers // count, begin + 1)
 
 
 def _busiest(servers: Mapping[str, int]) -> dict[str, int]:

@@ -1,17 +1,13 @@
 """Asking one server once: TCP, TLS, HTTP or a command. An answer is an Outcome, never an exception.
 
-Not here: how often and what follows (state, fastroute.fleet.probes).
+Not here: how often and what follows (state, fastroute.fleet.probes), how a command is run and ended (command).
 Rules of this file: each check has a connection of its own, which it closes, and one time limit over all of it; it
-reads at most HEAD_BYTES_MAX of a head and HEAVY_BYTES of a body; a command is killed with all its children when its
-time is over, runs without a shell and gets what it needs to know in its environment.
+reads at most HEAD_BYTES_MAX of a head and HEAVY_BYTES of a body.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -19,17 +15,12 @@ from dataclasses import dataclass, field
 
 from fastroute._core.http_head import scan_response
 from fastroute.errors import FastrouteError
+from fastroute.health.command import run_command
 from fastroute.health.head_request import HEAD_BYTES_MAX
 from fastroute.health.state import HEAVY_BYTES
 from fastroute.model import parse_address
 
-__all__ = ["COMMAND_BYTES_MAX", "CheckSpec", "Outcome", "expected", "run_check"]
-
-COMMAND_BYTES_MAX = 1024
-"""Of a command's output: what is kept to say why it failed."""
-
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""What a command gets of this process's environment: secrets stand there too, and are none of its business."""
+__all__ = ["CheckSpec", "Outcome", "expected", "run_check"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +104,7 @@ async def run_check(spec: CheckSpec, address: str, *, pool: str = "", server: st
     try:
         async with asyncio.timeout(spec.timeout_s):
             if spec.kind == "command":
-                ok, detail = await _command(spec, where, pool, server)
+                ok, detail = await run_command(spec.command, where, pool, server)
                 return outcome(ok, detail)
             reader, writer = await _connect(spec, where)
             try:
@@ -226,42 +217,3 @@ async def _chunks(reader: asyncio.StreamReader) -> tuple[bytes, int]:
         if wanted == size:
             await reader.readexactly(2)
     return bytes(body[:HEAVY_BYTES]), len(body)
-
-
-async def _command(spec: CheckSpec, where: tuple[str, int] | str, pool: str, server: str) -> tuple[bool, str]:
-    host, port = (where, "") if isinstance(where, str) else (where[0], str(where[1]))
-    address = f"unix:{where}" if isinstance(where, str) else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    told = {"pool": pool, "server": server, "address": address, "host": host, "port": port}
-    arguments = [_fill(argument, told) for argument in spec.command]
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    environment |= {f"FASTROUTE_{name.upper()}": value for name, value in told.items()}
-    process = await asyncio.create_subprocess_exec(
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    said = bytearray()
-    try:
-        while piece := await process.stdout.read(COMMAND_BYTES_MAX):
-            said += piece[: COMMAND_BYTES_MAX - len(said)]
-        status = await process.wait()
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # whom it left behind goes with it
-        if process.returncode is None:
-            await asyncio.shield(process.wait())
-        process._transport.close()  # type: ignore[attr-defined]  # its pipe may still be held by somebody
-    text = " ".join(said.decode("utf-8", "replace").split())
-    text = "".join(character for character in text if character.isprintable())[:120]
-    how = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
-    return status == 0, f"{how}: {text}" if text else how
-
-
-def _fill(argument: str, told: Mapping[str, str]) -> str:
-    for name, value in told.items():
-        argument = argument.replace("{" + name + "}", value)
-    return argument

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import os
 import socket
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -289,6 +290,10 @@ class Keeper:
                     told = others.get(pool, {})
                     servers = {one.name: told.get(one.name, 0) for one in self._parts.pools[pool].pool.servers}
                     guest.set(self._config.fleet, pool, servers)
+                    if self._parts.pools[pool].config.policy == "least-connections":
+                        places = max(1, self._parts.pools[pool].pool.ready_count)
+                        part = load.turn_of(shared.machine, places, self._clock.wall_s())
+                        guest.turn_within(self._config.fleet, pool, *part, zlib.crc32(mail.sender.encode()) & 0xFFFF)
                 await asyncio.sleep(load.INTERVAL_S)
         finally:
             guest.close()

@@ -31,6 +31,7 @@ from fastroute.config.load import Loaded
 from fastroute.config.schema import Config
 from fastroute.errors import FastrouteError
 from fastroute.fleet.presence import make_name
+from fastroute.health.command import Commands, tell_commands
 from fastroute.metrics.layout import Columns, Ledger, make_board
 from fastroute.proxy.seat import Seat, has_desk
 from fastroute.proxy.sockets import Sockets, close_dropped, close_socket, lend, open_sockets
@@ -75,6 +76,8 @@ class _Worker:
     """Of the board."""
     told: bool = False
     """Of the admin process, when the replica stops: it was told to."""
+    commands: Commands | None = None
+    """What it runs for checks and hooks; ended with it."""
 
     @property
     def name(self) -> str:
@@ -279,6 +282,14 @@ class Supervisor:
             self._rows.append(worker.row)
             worker.row = -1
 
+    @staticmethod
+    def _end_commands(worker: _Worker) -> None:
+        """The worker is gone: what it ran goes too."""
+        if worker.commands is not None:
+            worker.commands.end()
+            worker.commands.close()
+            worker.commands = None
+
     def _run_child(self, generation: _Generation, index: int, row: int, writing: int) -> int:
         """In the child."""
         if index == ADMIN:
@@ -314,6 +325,7 @@ class Supervisor:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         parent_pid = os.getpid()
         row = self._take_row(index)
+        commands = Commands() if index != ADMIN else None
         sys.stderr.flush()
         sys.stdout.flush()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -322,6 +334,7 @@ class Supervisor:
             status = 1
             try:
                 self._become_worker(blocked, parent_pid)
+                tell_commands(commands)
                 status = self._run_child(generation, index, row, writing)
             except BaseException:
                 log.exception("worker %d failed; this is a bug in fastroute, please report it", index)
@@ -330,7 +343,7 @@ class Supervisor:
                 os._exit(status)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(writing)
-        worker = _Worker(index, pid, reading, time.monotonic(), row=row)
+        worker = _Worker(index, pid, reading, time.monotonic(), row=row, commands=commands)
         generation.workers[index] = worker
         self._selector.register(reading, selectors.EVENT_READ, worker)
 
@@ -369,6 +382,7 @@ class Supervisor:
 
     def _on_death(self, worker: _Worker, code: int) -> None:
         self._leave_row(worker)
+        self._end_commands(worker)
         if worker in self._leaving:
             self._leaving.remove(worker)
             return
@@ -506,6 +520,7 @@ class Supervisor:
             _kill(worker.pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(worker.pid, 0)
+            self._end_commands(worker)
             self._forget_pipe(worker)
         self._leaving.clear()
         for generation in self._generations():

@@ -43,6 +43,28 @@ def test_the_image_is_built_in_two_stages_and_runs_without_rights() -> None:
         assert word != "FROM" or ":" in rest, "a version, not whatever is latest"
 
 
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    if shutil.which("hadolint") is None:
+        pytest.skip("hadolint is not here")
+    command = ["hadolint", "--failure-threshold", "warning", "--ignore", "DL3008", str(ROOT / "Dockerfile")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout  # DL3008: versions of Debian's packages are Debian's
+
+
+def test_docker_takes_the_compose_file() -> None:
+    command = ["docker", "compose"]
+    if (
+        shutil.which("docker") is None
+        or subprocess.run([*command, "version"], capture_output=True, timeout=60).returncode
+    ):
+        pytest.skip("docker compose is not here")
+    secrets = dict.fromkeys(re.findall(r"^(\w+)=", (DEPLOY / "env.example").read_text(), re.M), "0123456789abcdef" * 2)
+    command += ["-f", str(DEPLOY / "compose.yaml"), "config", "--services"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **secrets})
+    assert done.returncode == 0, done.stderr
+    assert {"web-1", "web-2", "web-3", "memcached"} < set(done.stdout.split())
+
+
 def test_the_compose_file_has_two_replicas_a_store_and_three_servers() -> None:
     yaml = pytest.importorskip("yaml")
     told = yaml.safe_load((DEPLOY / "compose.yaml").read_text())

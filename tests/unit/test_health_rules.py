@@ -10,7 +10,7 @@ from fastroute import Pool, Server, Zone
 from fastroute._core.zone_guest import GuestLoads
 from fastroute.clock import ManualClock
 from fastroute.errors import UsageError
-from fastroute.fleet.load import AGE_S, SERVERS_MAX, Load
+from fastroute.fleet.load import AGE_S, SERVERS_MAX, TURN_S, Load, turn_of
 from fastroute.fleet.messages import Mail, Seal
 from fastroute.health.content import current_of, digest_of, odd_ones
 from fastroute.health.sweep import Window, suspects
@@ -155,6 +155,27 @@ async def test_a_load_in_another_form_is_as_if_not_said():
         assert await machines.turn("a") == {}
 
 
+@pytest.mark.parametrize(("count", "servers"), [(1, 4), (2, 4), (3, 8), (4, 4), (5, 3), (4, 1000)])
+def test_machines_begin_in_parts_of_their_own_and_each_begins_everywhere_in_time(count, servers):
+    for turn in range(count):
+        parts = [turn_of((index, count), servers, turn * TURN_S) for index in range(count)]
+        assert all(0 <= begin < end <= servers for begin, end in parts)
+        places = [place for begin, end in parts for place in range(begin, end)]
+        assert set(places) == set(range(servers))
+        assert count > servers or len(places) == servers
+    turns = range(count)
+    reached = {place for turn in turns for place in range(*turn_of((0, count), servers, turn * TURN_S))}
+    assert reached == set(range(servers))
+
+
+async def test_machines_know_which_of_how_many_they_are():
+    machines = Machines({"a": "host:/dev/shm/z", "b": "host:/dev/shm/z", "c": "", "d": "other:/dev/shm/z"})
+    for _ in range(2):
+        for name in "abcd":
+            await machines.turn(name)
+    assert [machines.loads[name].machine for name in "acd"] == [(0, 3), (1, 3), (2, 3)]
+
+
 @pytest.fixture
 def zone():
     made = Zone(f"guest{os.getpid()}", "4MiB")
@@ -176,6 +197,26 @@ def test_least_connections_avoids_the_server_that_others_use(zone: Zone):
     assert len({pool.select().name for _ in range(6)}) == 3
     with pytest.raises(UsageError):
         guest.set("fr", "app", {"s1": 1})
+
+
+def test_equals_are_taken_from_the_part_that_is_said(zone: Zone):
+    servers = [Server(f"10.0.0.{i}:80", name=f"s{i}") for i in range(6)]
+    pool = Pool("app", servers, policy="least-connections", zone=zone)
+    guest = GuestLoads(zone)
+    try:
+        taken = []
+        for _ in range(4):  # all are idle each time
+            guest.turn_within("fr", "app", 2, 4, 7)
+            taken.append(pool.select().name)
+        assert taken == ["s2", "s3", "s2", "s3"]
+        first = set()
+        for count in range(1, 9):  # of unequal weight: a sequence that begins elsewhere
+            weighed = [one.replace(weight=1 + i % 2) for i, one in enumerate(servers)]
+            guest.turn_within("fr", f"weighed-{count}", 0, 6, count)
+            first.add(Pool(f"weighed-{count}", weighed, policy="least-connections", zone=zone).select().name)
+        assert len(first) > 3
+    finally:
+        guest.close()
 
 
 def test_a_bound_on_load_counts_what_others_have_in_flight(zone: Zone):

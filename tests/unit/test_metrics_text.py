@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pathlib
 import re
+import shutil
+import subprocess
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastroute._core.board import BOUNDS_S, Tally
@@ -121,6 +124,63 @@ def test_alert_rules_ask_for_metrics_that_are_there():
     rules = (ROOT / "examples" / "alerts.yml").read_text()
     for name in set(re.findall(r"fastroute_\w+", rules)):
         assert f"`{re.sub('_(bucket|sum|count)$', '', name)}`" in documented, name
+
+
+FIRES = """rule_files: [alerts.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'fastroute_pool_ready_servers{job="fastroute", instance="a", pool="app"}', values: '2 0 0 0'}
+      - {series: 'fastroute_fleet_orders{job="fastroute", instance="a"}', values: '1x5'}
+      - {series: 'fastroute_fleet_orders{job="fastroute", instance="b"}', values: '0x5'}
+      - {series: 'fastroute_fleet_orders_refused_total{instance="a", cause="forged"}', values: '0 0 0 1'}
+      - {series: 'fastroute_workers{instance="a", state="wanted"}', values: '2x5'}
+      - {series: 'fastroute_workers{instance="a", state="accepting"}', values: '1x5'}
+    alert_rule_test:
+      - {eval_time: 0m, alertname: FastroutePoolWithoutServers}
+      - eval_time: 3m
+        alertname: FastroutePoolWithoutServers
+        exp_alerts: [{exp_labels: {severity: page, job: fastroute, instance: a, pool: app},
+                      exp_annotations: {summary: "pool app has no ready server on a"}}]
+      - eval_time: 3m
+        alertname: FastrouteOrdersDiffer
+        exp_alerts: [{exp_labels: {severity: ticket, job: fastroute}, exp_annotations: {
+          summary: "replicas of fastroute do not follow the same orders: one does not see the store"}}]
+      - eval_time: 4m
+        alertname: FastrouteForged
+        exp_alerts: [{exp_labels: {severity: page, instance: a}, exp_annotations: {
+          summary: "orders in the store that this fleet did not sign: a replica's secret, or somebody is trying"}}]
+      - eval_time: 3m
+        alertname: FastrouteWorkersMissing
+        exp_alerts: [{exp_labels: {severity: page, instance: a},
+                      exp_annotations: {summary: "not all workers of a accept"}}]
+"""
+
+
+def promtool(*arguments: str, text: str | None = None) -> str:
+    """What Prometheus' own checker says."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not here (Debian: prometheus)")
+    done = subprocess.run([program, *arguments], input=text, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done
+    return done.stdout + done.stderr
+
+
+def test_promtool_takes_the_rules_and_they_fire(tmp_path: pathlib.Path):
+    rules = ROOT / "examples" / "alerts.yml"
+    assert "rules found" in promtool("check", "rules", str(rules))
+    shutil.copy(rules, tmp_path)
+    (tmp_path / "fires.yml").write_text(FIRES)
+    assert "SUCCESS" in promtool("test", "rules", str(tmp_path / "fires.yml"))
+
+
+def test_promtool_finds_nothing_wrong_with_names_types_and_units():
+    made = config("a")
+    board = make_board(made)
+    columns = Ledger(board).assign(made)
+    assert promtool("check", "metrics", text=families.page(read(board, columns, made), "1").decode()) == ""
 
 
 def test_buckets_are_told_in_seconds():
