@@ -72,8 +72,14 @@ def invalidated_groups(key: str, method_is_unsafe: bool, status: int, fields: Fi
 
 
 def tags_of(key: str, fields: Fields) -> list[str] | None:
-    """The tags of a response: Cache-Groups (RFC 9875), Surrogate-Key (words), Cache-Tag (a list). None: too many."""
-    found = [group_tag(key, group) for group in _strings(values(fields, "cache-groups"))]
+    """The tags of a response: Cache-Groups (RFC 9875), Surrogate-Key (words), Cache-Tag (a list). None: too many.
+
+    A group is two tags: that of its origin, which responses invalidate, and its name alone, which operators purge.
+    RFC 9875 asks for 32 groups of 32 characters at least, and those two per group are as many as there may be.
+    """
+    groups = _strings(values(fields, "cache-groups"))
+    found = [group_tag(key, group) for group in groups]
+    found += [f"tag {group}" for group in groups]
     found += [f"tag {word}" for text in values(fields, "surrogate-key") for word in text.split()]
     found += [f"tag {item}" for item in list_items(values(fields, "cache-tag"))]
     found = list(dict.fromkeys(found))

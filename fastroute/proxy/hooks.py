@@ -85,13 +85,18 @@ class HookRequest(_Fields):
         return next((value for found, value in self.headers if found.lower() == name.lower()), None)
 
     def respond(
-        self, status: int, body: bytes = b"", content_type: str = "", headers: Iterable[tuple[str, str]] = ()
+        self, status: int, body: bytes | str = b"", content_type: str = "", headers: Iterable[tuple[str, str]] = ()
     ) -> None:
-        """Answer instead of a server.
+        """Answer instead of a server. Text is sent as UTF-8.
 
         Raises:
-            UsageError: a status without a body (1xx, 204, 205, 304), or a field that may not be set.
+            UsageError: a status without a body (1xx, 204, 205, 304), a body that is none, or a field that may not be
+                set.
         """
+        if isinstance(body, str):
+            body = body.encode()
+        elif not isinstance(body, (bytes, bytearray, memoryview)):
+            raise UsageError(f"body of type {type(body).__name__}: accepted are bytes and str")
         if not 200 <= status <= 599 or status in (204, 205, 304):
             raise UsageError(f"status {status}: accepted are 200 to 599 without 204, 205 and 304")
         fields = [(name, value) for name, value in headers if _checked(name)]

@@ -70,7 +70,7 @@ class Purger:
 
         Args:
             url: absolute; its responses to GET and HEAD, all variants.
-            tag: a word of Surrogate-Key or Cache-Tag.
+            tag: a word of Surrogate-Key, Cache-Tag or Cache-Groups.
             namespace: a pool: all its responses.
             soft: responses become stale in place of being forgotten; with url only.
 

@@ -158,6 +158,21 @@ async def test_on_request_may_name_the_pool_the_key_and_fields():
         assert fields["set-cookie"].startswith("fastroute=")
 
 
+async def test_an_answer_of_a_hook_is_bytes_or_text_and_nothing_else(caplog):
+    bodies = {"/bytes": b"\xc3\xa4", "/text": "\u00e4", "/array": bytearray(b"\xc3\xa4"), "/number": 5, "/list": [1, 2]}
+
+    def on_request(request):
+        request.respond(201, bodies[request.target], "text/plain; charset=utf-8")
+
+    async with hooked(on_request=on_request) as (one, seen, _):
+        for target in ("/bytes", "/text", "/array"):
+            assert (await one.get(target))[::2] == (201, b"\xc3\xa4")
+        assert not any(server.heads for server in seen.values())
+        for target in ("/number", "/list"):
+            assert (await one.get(target))[0] == 200  # of a server: the hook has said nothing
+    assert "accepted are bytes and str" in caplog.text
+
+
 async def test_on_response_may_change_fields():
     def on_response(request, response):
         response.set_header("X-Status", str(response.status))

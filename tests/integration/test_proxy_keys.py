@@ -123,6 +123,19 @@ async def test_a_body_without_a_usable_key_goes_on_whole_and_takes_turns(raw):
         assert len({one.bodies[0] for one in seen if one.bodies}) == 1
 
 
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize(("size", "grouped"), [(65_536, True), (65_537, False)])
+async def test_a_key_is_looked_for_in_a_body_of_64_kib_and_no_more(framing, size, grouped):
+    body = b'{"x": "' + b"a" * (size - len(b'{"x": "", "user": "ann"}')) + b'", "user": "ann"}'
+    assert len(body) == size
+    async with fleet('on = "json:user"') as (one, seen):
+        for _ in range(3):
+            one.send(post(body, framing=framing))
+            status, _, echoed = await one.response()
+            assert (status, echoed) == (200, body)
+        assert homes(seen) == ([3] if grouped else [1, 1, 1])
+
+
 async def test_after_the_body_the_rest_of_the_list_counts_and_before_it_nothing_waits():
     async with fleet('on = ["header:X-User", "json:user", "query:u"]') as (one, seen):
         one.send(post(b'{"user": "ann"}'))

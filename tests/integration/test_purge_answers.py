@@ -85,6 +85,21 @@ async def test_purges_are_answered_to_the_letter_and_by_the_operators_token_alon
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("line", ["Surrogate-Key: x t1", "Cache-Tag: x y, t1", 'Cache-Groups: "x", "t1"'])
+async def test_a_tag_is_purged_whichever_field_it_stands_in(site, line):
+    server, one = site.server, site.one
+    server.page("/tagged", "old", "Cache-Control: max-age=600", line)
+    server.page("/other", "old", "Cache-Control: max-age=600", line.replace("t1", "t2"))
+    for path in ("/tagged", "/other"):
+        assert (await one.get(path))[2] == b"old"
+        server.pages[path].body = b"new"
+    assert (await site.ask({"tag": "t1"}))[0] == 200
+    async with asyncio.timeout(10):
+        while (await one.get("/tagged"))[2] != b"new":
+            await asyncio.sleep(0.02)
+    assert (await one.get("/other"))[2] == b"old"
+
+
 async def test_a_purge_that_a_node_did_not_confirm_is_no_success(site):
     assert await site.ask({"url": URL}) == (200, {"url": URL, "soft": False, "pools": ["app"]})
     site.proxies.memcached.kill()

@@ -433,7 +433,10 @@ def test_groups_belong_to_their_origin_and_need_a_well_formed_list():
 
 def test_tags_are_words_and_lists():
     lines = [("surrogate-key", "a  b"), ("cache-tag", "b, c d"), ("cache-groups", '"g"')]
-    assert tags_of("http://h/x", lines) == ["group http://h g", "tag a", "tag b", "tag c d"]
+    assert tags_of("http://h/x", lines) == ["group http://h g", "tag g", "tag a", "tag b", "tag c d"]
+    groups = ", ".join(f'"{"g" * 29}{n:03}"' for n in range(32))  # what RFC 9875, 2.1 asks for at least
+    assert len(tags_of("http://h/x", [("cache-groups", groups)])) == 64
+    assert tags_of("http://h/x", [("cache-groups", groups), ("cache-tag", "one")]) is None
     assert tags_of("http://h/x", [("surrogate-key", " ".join(map(str, range(65))))]) is None
 
 
