@@ -12,6 +12,7 @@
 #include "fr_fields.h"
 #include "fr_http.h"
 #include "fr_out.h"
+#include "fr_upgrade.h"
 
 #define FR_FIELD_STAYS (FR_FIELD_HOP | FR_FIELD_DROPPED)
 
@@ -46,21 +47,6 @@ typedef struct {
     const fr_text *values;
     const fr_field_rules *more; /* of a hook; NULL: none */
 } fr_forward_response;
-
-/* Connection and Upgrade written anew, for the one message on each side that switches protocols (RFC 9110, 7.8). */
-static inline void fr_put_upgrade(fr_out *out, const uint8_t *data, const fr_head *head)
-{
-    fr_out_lit(out, "Connection: upgrade\r\nUpgrade: ");
-    for (unsigned i = 0; i < head->field_count; i++) {
-        const fr_field *field = &head->fields[i];
-
-        if (field->id == FR_FIELD_UPGRADE) {
-            fr_out_put(out, data + field->value_at, field->value_size);
-            break;
-        }
-    }
-    fr_out_lit(out, "\r\n");
-}
 
 #define fr_same_lit(data, size, literal) fr_same_text((data), (size), (literal), sizeof(literal) - 1)
 

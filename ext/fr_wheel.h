@@ -32,7 +32,7 @@ typedef struct {
     fr_timer slots[FR_WHEEL_SLOTS];
 } fr_wheel;
 
-typedef void (*fr_wheel_fire)(void *owner);
+typedef void (*fr_wheel_fire)(fr_timer *timer);
 
 static inline void fr_wheel_init(fr_wheel *wheel, uint64_t now_ms)
 {
@@ -102,7 +102,7 @@ static inline int fr_wheel_fire_late(fr_wheel *wheel, uint64_t now_ms, fr_wheel_
             fr_wheel_link(wheel, timer, (deadline_ms >> FR_WHEEL_SHIFT) + 1);
         } else if (deadline_ms) {
             most--;
-            fire(timer->owner);
+            fire(timer);
         }
     }
     return wheel->late.next != &wheel->late;

@@ -67,6 +67,9 @@ cdef extern from "fr_forward.h" nogil:
     void fr_write_request(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_request *how) noexcept
     int fr_max_forwards(const uint8_t *data, const fr_head *head) noexcept
 
+cdef extern from "fr_upgrade.h" nogil:
+    int fr_upgrade_asked(const uint8_t *request, size_t request_size, const uint8_t *data, const fr_head *head) noexcept
+
 # As fastroute._core.http_sticky.JSON_BYTES_MAX.
 cdef uint64_t JSON_BYTES_MAX = 64 << 10
 cdef extern from *:
@@ -362,6 +365,17 @@ cdef class Attempt(Facts):
         except Exception as error:
             self.unexpected(error)
 
+    cdef void on_renew(self) noexcept:
+        if self.binding.bound and self.key is not None:
+            try:
+                self.route.router.touch_soon(self.key)
+            except Exception as error:
+                self.report(error)
+
+    cdef bint asked_for(self, const uint8_t *data, const fr_head *head) noexcept:
+        return (self.upgrades and self.request is not None
+                and fr_upgrade_asked(<const uint8_t *>PyBytes_AS_STRING(self.request), self.head_bytes, data, head))
+
     cdef bint on_room(self) noexcept:
         if self.phase != FR_PHASE_QUEUED:
             return False
@@ -440,10 +454,7 @@ cdef class Attempt(Facts):
         self.phase = FR_PHASE_SENT
         if self.binding.touch:
             self.binding.touch = False
-            try:
-                self.route.router.touch_soon(self.key)
-            except Exception as error:
-                self.report(error)
+            self.on_renew()
         if up.writing_paused:
             self.hold()
         elif not self.request_complete:

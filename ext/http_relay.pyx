@@ -463,13 +463,6 @@ cdef class Downstream(Caching):
         except Exception:  # TLS has no half-close
             self._tunnel_ends()
 
-    cdef void on_renew(self) noexcept:
-        if self.binding.bound and self.key is not None:
-            try:
-                self.route.router.touch_soon(self.key)
-            except Exception as error:
-                self.report(error)
-
     cdef void tunnel_over(self) noexcept:
         self._tunnel_ends()
 
@@ -663,6 +656,5 @@ cdef class Downstream(Caching):
                 self.up.unhold()
                 if self.state == FR_READ_TUNNEL:
                     self.arm(self.relay.tunnel_ms)
-                    self.up.arm(self.route.lines.renew_ms)
                 else:
                     self.up.arm(self.route.lines.response_ms)

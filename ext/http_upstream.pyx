@@ -8,6 +8,10 @@ scanned in place in the bytes that the event loop hands over; only a head that c
 A connection is used again only if the response was fully framed, both sides said keep-alive, the request had gone out
 whole and no byte is left over (RFC 9112, 9.3); a byte on an idle connection closes it: nothing may be matched to the
 next request (RFC 9112, 9.2). HEAD, 204 and 304 end with their head whatever it says of a body (RFC 9112, 6.3).
+
+Bindings in use are renewed by a timer of the connection, not of the exchange: it runs from the connection's first moment to
+its last, nothing arms it anew, and whoever's exchange it meets is renewed. So a short request pays nothing for it, a read
+nothing, and no pause puts it off.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -27,7 +31,7 @@ from fastroute._core.http_head cimport (
     fr_head,
     fr_scan_response,
 )
-from fastroute._core.http_wire cimport Engine, Wire, fr_out_clear, fr_out_drop, fr_out_free, fr_out_put
+from fastroute._core.http_wire cimport Engine, Wire, fr_out_clear, fr_out_drop, fr_out_free, fr_out_put, fr_timer_remove, fr_wheel_arm
 from fastroute._core.pool cimport Pool
 from fastroute._core.token cimport TokenCodec
 
@@ -89,6 +93,9 @@ cdef class Sink(Wire):
     cdef void on_renew(self) noexcept:
         pass
 
+    cdef bint asked_for(self, const uint8_t *data, const fr_head *head) noexcept:
+        return False
+
     cdef bint on_connection(self, Upstream upstream) noexcept:
         return False
 
@@ -109,8 +116,10 @@ cdef class Upstream(Wire):
     def __init__(self, ServerLine line):
         self.line = line
         self.engine = line.lines.engine
+        self.renewal.owner = <void *>self
 
     def __dealloc__(self):
+        fr_timer_remove(&self.renewal)
         fr_out_free(&self.kept)
 
     cdef int begin(self, Sink sink, bytes request, bint is_head, bint request_complete) noexcept:
@@ -157,7 +166,6 @@ cdef class Upstream(Wire):
     cdef void begin_tunnel(self, Sink sink) noexcept:
         self.sink = sink
         self.request_complete = True
-        self.arm(self.line.lines.renew_ms)
         if self.kept.size:
             sink.on_body(self.kept.data, self.kept.size, None)
             fr_out_clear(&self.kept)
@@ -220,7 +228,7 @@ cdef class Upstream(Wire):
             if verdict == FR_SCAN_MORE:
                 return at
             self.searched = 0
-            if verdict != FR_SCAN_DONE or (head.status == 101 and not self.sink.upgrades):
+            if verdict != FR_SCAN_DONE or (head.status == 101 and not self.sink.asked_for(data + at, head)):
                 if (verdict != FR_SCAN_DONE and <size_t>(size - at) >= self.line.lines.limits.head_bytes
                         and memmem(data + at, self.line.lines.limits.head_bytes, <const char *>b"\r\n\r\n", 4) is NULL):
                     self.engine.counts.limit_response_head += 1
@@ -228,7 +236,7 @@ cdef class Upstream(Wire):
                 return -1
             if head.status == 101:
                 self.state = STATE_TUNNEL
-                self.arm(self.line.lines.renew_ms)
+                self.disarm()  # from here on the client's side keeps the time
                 self.sink.on_switch(data + at, head)
                 return at + head.head_size
             if head.status >= 200:
@@ -327,6 +335,7 @@ cdef class Upstream(Wire):
             sock = transport.get_extra_info("socket")
             self.peek_fd = -1 if sock is None else sock.fileno()
         self.engine.counts.upstream_open += 1
+        self._renew_later()
 
     def data_received(self, data):
         if self.closed:
@@ -365,6 +374,7 @@ cdef class Upstream(Wire):
 
     cdef void gone(self, object error) noexcept:
         self.engine.counts.upstream_open -= 1
+        fr_timer_remove(&self.renewal)
         if self.sink is not None:
             if self.state == STATE_HEAD:
                 self._fail(FR_FAIL_PARTIAL if self.got_bytes else FR_FAIL_CLOSED)
@@ -381,10 +391,6 @@ cdef class Upstream(Wire):
             self.engine.counts.timeout_upstream_idle += 1
             self.close()
             return
-        if self.state == STATE_TUNNEL:
-            self.arm(self.line.lines.renew_ms)
-            self.sink.on_renew()
-            return
         if self.writing_paused and not self.request_complete and not self.stalled():
             self.arm(self.line.lines.response_ms)
             return
@@ -394,6 +400,15 @@ cdef class Upstream(Wire):
         elif not self.reading_paused:
             self.engine.counts.timeout_response += 1
             self._fail(FR_FAIL_BODY)
+
+    cdef void _renew_later(self) noexcept:
+        if self.line.lines.renew_ms:
+            fr_wheel_arm(self.engine.wheel, &self.renewal, self.engine.now_ms() + self.line.lines.renew_ms)
+
+    cdef void pulse(self) noexcept:
+        self._renew_later()
+        if self.sink is not None:
+            self.sink.on_renew()
 
     cdef void flow(self) noexcept:
         if self.sink is None:
@@ -482,7 +497,7 @@ cdef class Lines:
         consecutive: failures of a server in a row after which the slow path hears of them; 0: never.
         min_rate_bytes, min_rate_grace_s: how many bytes per second an answer's body must bring, over windows of the grace;
             0: any number.
-        renew_s: how often the binding of an open tunnel is renewed; 0: never.
+        renew_s: how often the binding of an exchange that goes on is renewed; 0: never.
         keeps: a connection carries one exchange after the other; False: one, since it begins with its client's address.
         tally: where requests are counted for others to read; None: nobody reads them.
     """

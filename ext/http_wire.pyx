@@ -22,7 +22,7 @@ from fastroute._core.base cimport fr_now_ms
 from fastroute._core.board cimport FR_BOARD_ENGINE_BYTES, Row
 
 cdef extern from "fr_wheel.h" nogil:
-    ctypedef void (*fr_wheel_fire)(void *owner) noexcept
+    ctypedef void (*fr_wheel_fire)(fr_timer *timer) noexcept
     int fr_wheel_advance(fr_wheel *wheel, uint64_t now_ms, fr_wheel_fire fire, unsigned int most) noexcept
     int fr_wheel_fire_late(fr_wheel *wheel, uint64_t now_ms, fr_wheel_fire fire, unsigned int most) noexcept
 
@@ -59,9 +59,12 @@ TICK_S = 0.25
 # looked at everybody again.
 cdef unsigned int FIRE_MOST = 50
 
-cdef void _fire(void *owner) noexcept with gil:
-    cdef Wire wire = <Wire>owner
-    wire.expired()
+cdef void _fire(fr_timer *timer) noexcept with gil:
+    cdef Wire wire = <Wire>timer.owner
+    if timer == &wire.timer:
+        wire.expired()
+    else:
+        wire.pulse()
 
 
 cdef class Engine:
@@ -405,6 +408,9 @@ cdef class Wire:
         else:
             self.abort(False)
 
+    cdef void pulse(self) noexcept:
+        pass
+
     cdef void flow(self) noexcept:
         pass
 
@@ -476,5 +482,5 @@ def wheel_trace(steps, unsigned int most=50):
 cdef list _fired = []
 
 
-cdef void _note(void *owner) noexcept with gil:
-    _fired.append(<size_t>owner)
+cdef void _note(fr_timer *timer) noexcept with gil:
+    _fired.append(<size_t>timer.owner)

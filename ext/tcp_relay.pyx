@@ -208,13 +208,6 @@ cdef class TcpDownstream(Attempt):
         except Exception:
             self._tunnel_ends()
 
-    cdef void on_renew(self) noexcept:
-        if self.binding.bound and self.key is not None:
-            try:
-                self.route.router.touch_soon(self.key)
-            except Exception as error:
-                self.report(error)
-
     def eof_received(self):
         self.eof = True
         if self.closed:
@@ -345,9 +338,7 @@ cdef class TcpDownstream(Attempt):
             return
         if self.writing_paused:
             self.up.hold()
-            self.up.disarm()
             self.unsent_before = self.unsent()
         elif self.up.reading_paused:
             self.up.unhold()
-            self.up.arm(self.route.lines.renew_ms)
         self.arm(self.relay.tunnel_ms)

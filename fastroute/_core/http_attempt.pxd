@@ -34,6 +34,7 @@ cdef class Attempt(Facts):
     cdef bint admitted                  # first in line for room, and there was some
     cdef uint64_t queue_until_ms        # when its wait for room is over; 0: it did not wait yet
     cdef bint continued                 # the client was told to go on with its body
+    cdef bint upgrades                  # it asks for another protocol
     cdef bint expects, is_head, idempotent, http10, refreshed
     cdef bint head_sent                 # the response head was written,
     cdef bint head_flushed              # and has left: nothing can be tried again

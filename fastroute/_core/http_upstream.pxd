@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.board cimport Tally, fr_board_pool, fr_board_server
 from fastroute._core.http_head cimport fr_chunked, fr_head, fr_head_limits
-from fastroute._core.http_wire cimport Engine, Wire, fr_out
+from fastroute._core.http_wire cimport Engine, Wire, fr_out, fr_timer
 from fastroute._core.pool cimport Pool
 
 # How an exchange failed; nothing of the response has been passed on before FR_FAIL_BODY.
@@ -16,7 +16,6 @@ cdef enum:
     FR_FAIL_BODY = 5                    # closed, timed out or not the protocol within the body
 
 cdef class Sink(Wire):
-    cdef bint upgrades                  # a 101 is an answer to the present exchange
     cdef uint64_t epoch                 # names the present exchange: slow answers to an earlier one are not for it
     # An interim response (1xx, not 101). data and head live for this call only.
     cdef void on_interim(self, const uint8_t *data, const fr_head *head) noexcept
@@ -30,12 +29,14 @@ cdef class Sink(Wire):
     cdef void on_fail(self, int how, bint reused) noexcept
     # Everything that one read brought has been passed on.
     cdef void on_flush(self) noexcept
-    # 101: from here on bytes go both ways as they are; on_body has those of the server, more() takes those for it, and
+    # 101: is what it switches to what the request of the present exchange asked for?
+    cdef bint asked_for(self, const uint8_t *data, const fr_head *head) noexcept
+    # 101, asked for: from here on bytes go both ways as they are; on_body has those of the server, more() takes those for it, and
     # forget() or on_fail ends it.
     cdef void on_switch(self, const uint8_t *data, const fr_head *head) noexcept
     # In a tunnel: the server sends no more, but may still read.
     cdef void on_half_close(self) noexcept
-    # In a tunnel, from time to time: it is still in use.
+    # From time to time, if the exchange lasts: its binding is still in use.
     cdef void on_renew(self) noexcept
     # The server takes request bytes again, or no longer.
     cdef void on_flow(self, bint paused) noexcept
@@ -58,6 +59,8 @@ cdef class Upstream(Wire):
     cdef int peek_fd                    # to look whether the server has closed it; -1: there is none
     cdef bint is_head, reused, keep_alive, request_complete, got_bytes
     cdef bint deaf                      # a send failed: the server takes no more of the request
+    cdef fr_timer renewal               # runs as long as the connection does, whatever it carries
+    cdef void _renew_later(self) noexcept
     # Carry bytes from now on; what the server sent before is passed on at once. After expect_tunnel().
     cdef void begin_tunnel(self, Sink sink) noexcept
     # In a tunnel: bytes for the server.
@@ -109,7 +112,7 @@ cdef class Lines:
     cdef uint64_t response_ms, idle_ms
     cdef uint64_t rate_bytes, rate_grace_ms # least bytes per second of an answer; 0: none
     cdef bint keeps                     # connections carry one exchange after the other
-    cdef uint64_t renew_ms              # between two signs of life of a tunnel; 0: none wanted
+    cdef uint64_t renew_ms              # between two signs of life of an exchange; 0: none wanted
     cdef list by_slot
     cdef readonly int pending           # requests that wait for a connection or for a decision
     cdef int pending_max

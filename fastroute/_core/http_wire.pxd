@@ -142,5 +142,6 @@ cdef class Wire:
     cdef void close(self) noexcept      # after what is queued has gone out; expired() follows if that takes long
     cdef void abort(self, bint reset) noexcept          # at once; reset: the peer sees RST, not an orderly end
     cdef void expired(self) noexcept    # the time limit passed
+    cdef void pulse(self) noexcept      # another timer of this owner's passed
     cdef void flow(self) noexcept       # writing_paused changed
     cdef void gone(self, object error) noexcept         # connection lost

@@ -28,6 +28,7 @@ from fastroute._core.token import TokenCodec
 from fastroute._core.zone import Zone
 from fastroute.affinity import Affinity
 from fastroute.affinity.base import identity_of
+from fastroute.affinity.binding import ONCE_S
 from fastroute.affinity.record import TERM_RANDOM_BITS
 from fastroute.clock import Clock
 from fastroute.config.schema import (
@@ -331,7 +332,7 @@ async def _open_pool(
         consecutive=of.outlier.consecutive if of.outlier else 0,
         min_rate_bytes=of.limits.min_rate_bytes,
         min_rate_grace_s=of.timeouts.min_rate_grace_s,
-        renew_s=of.sticky.ttl_s / 4 if of.sticky else 0,
+        renew_s=min(of.sticky.ttl_s, ONCE_S) / 4 if of.sticky else 0,
         keeps=of.send_proxy == "off",
         tally=tally,
     )

@@ -330,8 +330,15 @@ def answered(
 
 def _tunnel(rest: bytes, message: Message, exchanges: dict[bytes, tuple[Exchange, Message | None]]) -> None:
     if message.mark in exchanges:
-        given = bytes(exchanges[message.mark][0].given)
+        exchange, request = exchanges[message.mark]
+        given = bytes(exchange.given)
         answer = answer_of(given, "GET")
+        check(
+            request is not None
+            and b",".join(message.named(b"upgrade")).lower() == b",".join(request.named(b"upgrade")).lower(),
+            "a switch to what nobody asked for",
+            message.raw,
+        )
         check(answer is not None and answer[0] == 101, "a switch that no server agreed to", message.raw)
         assert answer is not None
         check(given[answer[4] :].startswith(rest), "a tunnel's bytes", rest[:100])

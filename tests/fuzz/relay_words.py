@@ -180,7 +180,8 @@ def an_answer(choice: random.Random, mark: str, *, upgrade: bool) -> bytes:
         choice.choices((b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early\r\nLink: </x>\r\n\r\n"), (8, 1, 1))
     )
     if upgrade and choice.randrange(3):
-        head = f"HTTP/1.1 101 Switching\r\nX-Mark: {mark}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+        to = choice.choice(("websocket", "websocket", "WebSocket", "other"))
+        head = f"HTTP/1.1 101 Switching\r\nX-Mark: {mark}\r\nConnection: upgrade\r\nUpgrade: {to}\r\n\r\n"
         return before + head.encode() + b"\x81\x05hello" * choice.randrange(4)
     status = choice.choice((200, 200, 200, 200, 201, 204, 206, 301, 304, 404, 500, 503, 599))
     lines = [

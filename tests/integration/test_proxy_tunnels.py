@@ -9,11 +9,15 @@ import aiohttp
 import pytest
 from aiohttp import web as aiohttp_web
 
-from tests.support.relaying import Seen, always, answer, client, configured, proxying, serving, until
+from tests.support.relaying import Handler, Seen, always, answer, client, configured, proxying, serving, until
 
 ASK = (
     b"GET /ws HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, x-hop\r\nUpgrade: websocket\r\nX-Hop: 1\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nX-Trap: Upgrade: foo\r\nUpgrade: %s\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 AGREE = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Own: 1\r\n\r\n"
 
@@ -69,6 +73,73 @@ async def test_a_server_that_does_not_agree_is_answered_in_http_and_so_is_what_f
 async def test_a_server_that_switches_unasked_is_not_believed() -> None:
     async with serving(always(AGREE)) as (port, _), proxying(configured([port])) as (_, web), client(web) as one:
         assert (await one.get())[0] == 502
+
+
+def switching(to: str) -> Handler:
+    """A server that switches to this, whatever was asked for, and echoes."""
+
+    async def handle(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(f"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: {to}\r\n\r\n".encode())
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("asked", "agreed"),
+    [
+        ("websocket", "WebSocket"),
+        ("Foo/1, bar", "foo/1"),
+        ("foo/1,\tBAR ,, baz", "Bar"),
+        ("foo/1, bar/2", "bar/2, foo/1"),
+        ("foo/1, foo/2", "FOO/2"),
+        ("foo", "foo/7"),  # one side names no version
+        ("foo/7", "foo"),
+    ],
+)
+async def test_a_server_may_switch_to_whatever_the_client_asked_for(asked: str, agreed: str) -> None:
+    async with serving(switching(agreed)) as (port, _), proxying(configured([port])) as (_, web), client(web) as one:
+        one.send(UPGRADE % asked.encode())
+        status, fields = await one.head()
+        assert (status, fields["upgrade"]) == (101, agreed)
+        one.send(b"to and fro")
+        assert await one.reader.readexactly(10) == b"to and fro"
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("websocket", "websockets"),
+        ("websocket", "socket"),
+        ("websocket", "foo"),
+        ("websocket", "websocket, foo"),  # each layer has to be asked for
+        ("foo/1", "foo/2"),
+        ("foo/1, bar/2", "foo/2"),
+        ("foo/1", "1"),
+        ("h2c/1", "h2c/1"),  # is not offered on: nobody asked
+        ("h2c, foo", "foo"),
+    ],
+)
+async def test_a_switch_to_what_the_client_did_not_ask_for_is_a_bad_answer(asked: str, named: str) -> None:
+    async with (
+        serving(switching(named)) as (port, seen),
+        proxying(configured([port])) as (proxy, web),
+        client(web) as one,
+    ):
+        one.send(UPGRADE % asked.encode())
+        status, fields, body = await one.response()
+        assert (status, body) == (502, b"Bad Gateway\n")
+        assert "upgrade" not in fields
+        await until(lambda: seen.open == 0, "the server's connection has ended")
+        found = proxy.statistics()
+        server = found["pools"]["app"].servers[0]
+        assert (found["tunnels_total"], found["upstream_open"]) == (0, 0)
+        assert (server.in_flight, server.failures_total) == (0, 1)
+        assert seen.connections == 1  # the server has acted on the request: nobody else is asked
+        one.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")  # the client's connection goes on in HTTP
+        assert (await one.response())[0] == 502
 
 
 async def test_connect_is_refused() -> None:
