@@ -7,27 +7,15 @@ import contextlib
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
+from tests.support.ports import free_ports as free_ports
 from tests.support.shared import shared
 
 START_S = 20.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free just now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 class Process:

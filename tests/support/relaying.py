@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from fastroute.config.load import loads
 from fastroute.config.schema import Config
 from fastroute.proxy.server import Proxy
+from tests.support.ports import free_port as unused_port
 
 SECRET = "a secret for tests of at least 32 bytes"
 WAIT_S = 10.0
@@ -127,12 +129,6 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[int, Seen]]:
         await server.wait_closed()
 
 
-def unused_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def configured(
     ports: list[int],
     *,
@@ -147,7 +143,7 @@ def configured(
     servers = "".join(
         f'[[pools.app.servers]]\nname = "s{n}"\naddress = "127.0.0.1:{p}"\n' for n, p in enumerate(ports, 1)
     )
-    text = f'secret = "{SECRET}"\nzone = {{ name = "t-relay-{unused_port()}", size = "1MiB" }}\n{top}\n'
+    text = f'secret = "{SECRET}"\nzone = {{ name = "t-relay-{os.getpid()}-{unused_port()}", size = "1MiB" }}\n{top}\n'
     text += f'[listeners.web]\nbind = "127.0.0.1:1"\npool = "app"\n{listener}\n'
     text += f"[listeners.web.limits]\n{limits}\n[listeners.web.timeouts]\n{timeouts}\n[pools.app]\n"
     text += servers + pool
