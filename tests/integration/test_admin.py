@@ -286,7 +286,7 @@ def test_what_is_refused_says_why(site: Site, method: str, path: str, body: obje
 
 
 def raw(site: Site, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", site.admin.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", site.admin.port), timeout=40) as client:
         client.sendall(data)
         found = b""
         while piece := client.recv(65536):
@@ -317,7 +317,7 @@ def test_a_hostile_request_is_answered_and_closed(site: Site, data: bytes, statu
 
 
 def test_more_connections_than_allowed_are_told_and_the_listener_goes_on(site: Site) -> None:
-    held = [socket.create_connection(("127.0.0.1", site.admin.port), timeout=10) for _ in range(64)]
+    held = [socket.create_connection(("127.0.0.1", site.admin.port), timeout=40) for _ in range(64)]
     try:
         assert b" 503 " in raw(site, b"").split(b"\r\n")[0]
     finally:

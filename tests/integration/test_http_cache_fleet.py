@@ -121,4 +121,4 @@ async def test_an_unsafe_request_through_one_replica_is_seen_by_all(world):
         while [(await one.get("/f"))[2] for one in clients] != [b"new"] * 3:
             await asyncio.sleep(0.02)
 
-    await asyncio.wait_for(all_new(), 3.0)  # near_ttl, and a moment
+    await asyncio.wait_for(all_new(), 40.0)  # near_ttl, and a moment

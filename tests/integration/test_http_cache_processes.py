@@ -87,7 +87,7 @@ def ctl(port: int, token: str, *words: str) -> subprocess.CompletedProcess[str]:
 async def gone(clients, path: str, body: bytes) -> float:
     """Seconds until every replica answers with this body."""
     began_s = time.monotonic()
-    async with asyncio.timeout(4.0):
+    async with asyncio.timeout(40):
         while [(await one.get(path))[2] for one in clients] != [body] * len(clients):
             await asyncio.sleep(0.005)
     return time.monotonic() - began_s
@@ -95,7 +95,7 @@ async def gone(clients, path: str, body: bytes) -> float:
 
 async def kept(server, clients, path: str) -> None:
     """Returns once a round through all replicas asks no server: right after a purge, fills are not stored yet."""
-    async with asyncio.timeout(4.0):
+    async with asyncio.timeout(40):
         while True:
             before = server.count(path)
             for one in clients:
@@ -144,7 +144,7 @@ async def test_a_soft_purge_serves_on_while_the_server_is_asked(fleet):
     told = await asyncio.to_thread(ctl, port, token, "purge", "--url", "http://a.example/s", "--soft")
     assert told.returncode == 0, told.stderr
     seen: list[tuple[bytes, str]] = []
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(40):
         while not seen or seen[-1][0] != b"new":
             _, fields, body = await clients[1].get("/s")
             seen.append((body, status_of(fields)))

@@ -25,7 +25,7 @@ from fastroute.memcache.cluster import Memcached
 from fastroute.memcache.sync import Memcached as BlockingMemcached
 from tests.support.memcached import Memcached as Process
 
-ANSWER_S = 20.0
+ANSWER_S = 40.0
 NAMESPACE = "test"
 
 

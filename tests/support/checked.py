@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.support.ports import free_ports
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class CheckedServer:

@@ -25,7 +25,7 @@ from types import TracebackType
 
 from tests.support.ports import free_port as free_port
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 """A memcached is up within milliseconds; this long only on a machine that is starved."""
 
 _POLL_S = 0.005

@@ -16,7 +16,8 @@ from fastroute.proxy.server import Proxy
 from tests.support.ports import free_port as unused_port
 
 SECRET = "a secret for tests of at least 32 bytes"
-WAIT_S = 10.0
+WAIT_S = 30.0
+"""Longest wait for anything that must happen; it happens within milliseconds unless the machine is starved."""
 
 Handler = Callable[["Seen", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
