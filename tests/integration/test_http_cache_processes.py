@@ -34,7 +34,11 @@ async def test_a_killed_filler_costs_one_more_request_and_nobody_waits_beyond_th
         await until(lambda: server.count("/a") == 1, "nobody asked")
         others = [await stack.enter_async_context(client(proxies.ports[1])) for _ in range(10)]
         asked = [asyncio.ensure_future(one.get("/a")) for one in others]
-        await asyncio.sleep(0.2)  # they wait
+        store = proxies.memcached
+        assert store is not None
+        questions = int(store.statistics()["cmd_get"])
+        # They wait: their replica has asked the store for the object, and again.
+        await until(lambda: int(store.statistics()["cmd_get"]) > questions + 3, "nobody waits")
         assert server.count("/a") == 1
         killed_s = time.monotonic()
         for pid in (*_children(proxies.processes[0].pid), proxies.processes[0].pid):
@@ -45,7 +49,7 @@ async def test_a_killed_filler_costs_one_more_request_and_nobody_waits_beyond_th
         found = await asyncio.gather(*asked)
         assert {(status, len(body)) for status, _, body in found} == {(200, 5000)}
         assert server.count("/a") == 2
-        assert took_s < 3.0
+        assert took_s < 4.0, "the lease of 2 s, and a busy machine"
 
 
 def _children(pid: int) -> list[int]:

@@ -175,6 +175,8 @@ class Client:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        self.proxy: Proxy | None = None
+        """Where the test has it: the proxy it is connected to."""
 
     def send(self, *parts: bytes) -> None:
         self.writer.write(b"".join(parts))
