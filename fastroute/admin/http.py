@@ -116,13 +116,15 @@ class AdminServer:
         self._server = await make(lambda: _Connection(self, self._handler), sock=self._socket)
 
     async def aclose(self, grace_s: float = 1.0) -> None:
-        """Accept no more; requests that are being answered get a moment."""
+        """Accept no more; connections that are open get a moment to ask, to be answered and to read it."""
         if self._server is not None:
             self._server.close()
             self._server = None
-        end_s = asyncio.get_running_loop().time() + grace_s
-        while any(one.task is not None for one in self.connections):
-            if asyncio.get_running_loop().time() >= end_s:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + grace_s
+        await asyncio.sleep(0.01)  # what was accepted in this turn of the loop is a connection in one of the next
+        while self.connections:
+            if loop.time() >= end_s:
                 break
             await asyncio.sleep(0.01)
         for one in list(self.connections):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pathlib
@@ -13,9 +14,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.admin import CLIENT, READ_TOKEN, TOKEN, Admin, start_administered, until
+from fastroute.admin.http import AdminServer, Request, Response, json_response
+from tests.support.admin import CLIENT, READ_TOKEN, TOKEN, WAIT_S, Admin, start_administered, until
 from tests.support.fleet import Process, free_ports, running, start_upstreams, unlink_zone
+from tests.support.loops import on_each_loop
 from tests.support.memcached import Memcached
+from tests.support.relaying import until as loop_until
 
 ZONE = f"admintest{os.getpid()}"
 
@@ -286,7 +290,7 @@ def test_what_is_refused_says_why(site: Site, method: str, path: str, body: obje
 
 
 def raw(site: Site, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", site.admin.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", site.admin.port), timeout=40) as client:
         client.sendall(data)
         found = b""
         while piece := client.recv(65536):
@@ -317,13 +321,33 @@ def test_a_hostile_request_is_answered_and_closed(site: Site, data: bytes, statu
 
 
 def test_more_connections_than_allowed_are_told_and_the_listener_goes_on(site: Site) -> None:
-    held = [socket.create_connection(("127.0.0.1", site.admin.port), timeout=10) for _ in range(64)]
+    held = [socket.create_connection(("127.0.0.1", site.admin.port), timeout=40) for _ in range(64)]
     try:
         assert b" 503 " in raw(site, b"").split(b"\r\n")[0]
     finally:
         for one in held:
             one.close()
     until(lambda: site.admin.ask("GET", "/healthz").status_code == 200, "it answers again")
+
+
+@on_each_loop
+async def test_who_has_connected_before_the_listener_ends_is_answered() -> None:
+    async def answer(request: Request) -> Response:
+        return json_response(request.path)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        server = AdminServer(answer, listening)
+        await server.start()
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        await loop_until(lambda: server.connections, "it is connected")
+        ending = asyncio.create_task(server.aclose(WAIT_S))
+        await asyncio.sleep(0)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b'["a"]' in await reader.read()
+        assert not ending.done()
+        writer.close()
+        await ending
 
 
 def test_one_request_is_answered_per_connection(site: Site) -> None:

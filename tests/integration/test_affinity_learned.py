@@ -24,7 +24,7 @@ async def replicas(address: str, count: int) -> AsyncIterator[list[Router]]:
 
 
 async def until(what: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while not what():
             await asyncio.sleep(0.002)
 
@@ -37,7 +37,7 @@ async def learn(router: Router, key: bytes, server: str) -> None:
 
 async def comes_to(router: Router, key: bytes, what: Callable[[Selection], object]) -> Selection:
     """Ask until it is so: what a replica found near is used for near_ttl, and no shorter than a tick of 64 ms."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while not what(found := await router.route(key)):
             await asyncio.sleep(0.01)
     return found

@@ -35,7 +35,7 @@ async def test_with_one_of_two_nodes_away_replicas_agree_on_every_key_and_nobody
             return {key: set(names[2 * n : 2 * n + 2]) for n, key in enumerate(keys)}
 
         async def until(nodes: int) -> None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(40):
                 while any(len(store.up_nodes) != nodes for store, _, _ in fleet):
                     await asyncio.sleep(0.01)
 

@@ -123,7 +123,7 @@ def test_the_composed_services_agree_when_run_without_containers(tmp_path: pathl
 
 
 def visit(port: int, cookie: str = "") -> tuple[str, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=40)
     connection.request("GET", "/", headers={"Cookie": cookie} if cookie else {})
     answer = connection.getresponse()
     answer.read()

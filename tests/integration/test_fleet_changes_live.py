@@ -134,7 +134,7 @@ def fleet_raw(fleet: Fleet) -> bytes:
 
 def put_raw(fleet: Fleet, data: bytes) -> None:
     host, _, port = fleet.store.address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as line:
+    with socket.create_connection((host, int(port)), timeout=40) as line:
         line.sendall(b"set %s 0 0 %d\r\n%s\r\n" % (store_key("fr", KIND, NAME), len(data), data))
         assert line.recv(100) == b"STORED\r\n"
 

@@ -34,7 +34,11 @@ async def test_a_killed_filler_costs_one_more_request_and_nobody_waits_beyond_th
         await until(lambda: server.count("/a") == 1, "nobody asked")
         others = [await stack.enter_async_context(client(proxies.ports[1])) for _ in range(10)]
         asked = [asyncio.ensure_future(one.get("/a")) for one in others]
-        await asyncio.sleep(0.2)  # they wait
+        store = proxies.memcached
+        assert store is not None
+        questions = int(store.statistics()["cmd_get"])
+        # They wait: their replica has asked the store for the object, and again.
+        await until(lambda: int(store.statistics()["cmd_get"]) > questions + 3, "nobody waits")
         assert server.count("/a") == 1
         killed_s = time.monotonic()
         for pid in (*_children(proxies.processes[0].pid), proxies.processes[0].pid):
@@ -45,7 +49,7 @@ async def test_a_killed_filler_costs_one_more_request_and_nobody_waits_beyond_th
         found = await asyncio.gather(*asked)
         assert {(status, len(body)) for status, _, body in found} == {(200, 5000)}
         assert server.count("/a") == 2
-        assert took_s < 3.0
+        assert took_s < 4.0, "the lease of 2 s, and a busy machine"
 
 
 def _children(pid: int) -> list[int]:
@@ -87,7 +91,7 @@ def ctl(port: int, token: str, *words: str) -> subprocess.CompletedProcess[str]:
 async def gone(clients, path: str, body: bytes) -> float:
     """Seconds until every replica answers with this body."""
     began_s = time.monotonic()
-    async with asyncio.timeout(4.0):
+    async with asyncio.timeout(40):
         while [(await one.get(path))[2] for one in clients] != [body] * len(clients):
             await asyncio.sleep(0.005)
     return time.monotonic() - began_s
@@ -95,7 +99,7 @@ async def gone(clients, path: str, body: bytes) -> float:
 
 async def kept(server, clients, path: str) -> None:
     """Returns once a round through all replicas asks no server: right after a purge, fills are not stored yet."""
-    async with asyncio.timeout(4.0):
+    async with asyncio.timeout(40):
         while True:
             before = server.count(path)
             for one in clients:
@@ -144,7 +148,7 @@ async def test_a_soft_purge_serves_on_while_the_server_is_asked(fleet):
     told = await asyncio.to_thread(ctl, port, token, "purge", "--url", "http://a.example/s", "--soft")
     assert told.returncode == 0, told.stderr
     seen: list[tuple[bytes, str]] = []
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(40):
         while not seen or seen[-1][0] != b"new":
             _, fields, body = await clients[1].get("/s")
             seen.append((body, status_of(fields)))

@@ -15,7 +15,7 @@ from fastroute.model import Server
 from fastroute.routing.pool import Pool
 from tests.support.memcached import free_port
 
-WAIT_S = 10.0
+WAIT_S = 40.0
 
 
 class Served:

@@ -24,7 +24,7 @@ except ImportError:  # not on Windows
 else:
     LOOPS["uvloop"] = uvloop.new_event_loop
 
-WAIT_S = 20.0
+WAIT_S = 40.0
 """How long a test waits for what has to come; it comes within milliseconds unless the machine is starved."""
 
 PATIENT = "5s"

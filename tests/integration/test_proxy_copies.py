@@ -47,7 +47,7 @@ async def test_either_of_two_stores_is_lost_and_comes_back_empty_and_no_user_mov
             first.kill()
             assert await served(both, b) == before
             first.start()
-            async with asyncio.timeout(30):  # until each key is on the node that is back
+            async with asyncio.timeout(40):  # until each key is on the node that is back
                 while first.command("lru_crawler metadump all", end=b"END\r\n").count(b"key=fr%3Aa%3A") < len(users):
                     assert await served(both, a) == before
                     assert await served(both, b) == before
@@ -76,7 +76,7 @@ async def test_users_of_a_server_that_is_down_get_503_and_stay_its_users(tmp_pat
             failed = [user.failures for user, name in zip(users, before, strict=True) if name in lost]
             assert failed == [["503", "503"]] * 10
             with running(*start_upstreams(tmp_path, ports[:1])):
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(40):
                     while await served(users, a) != before:
                         await asyncio.sleep(0.01)
             for user in users:

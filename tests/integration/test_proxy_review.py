@@ -108,7 +108,7 @@ async def test_a_server_that_reads_nothing_from_the_start_becomes_504(tmp_path: 
             proxying_unix(config, tmp_path / "web") as (proxy, path),
             sent_at_once(path, head + b"x" * 300_000) as one,
         ):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(40):
                 assert (await one.head())[0] == 504
             assert proxy.statistics()["pools"]["app"].servers[0].in_flight == 0
     finally:
@@ -127,7 +127,7 @@ async def test_a_connection_that_ends_before_it_is_used_is_a_refusal(monkeypatch
             return upstream
 
         monkeypatch.setattr(forward, "open_upstream", open_late)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             assert (await one.get())[0] == 502
         assert proxy.statistics()["pools"]["app"].servers[0].in_flight == 0
 
@@ -192,7 +192,7 @@ async def test_a_server_that_answers_early_and_stalls_is_given_up_after_the_uplo
     async with serving(half) as (port, seen), proxying(configured([port], pool=FAST)) as (_, web), client(web) as one:
         one.send(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 8000000\r\n\r\n", b"x" * 8_000_000)
         assert (await one.head())[0] == 200
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             await seen.go.wait()
             assert await one.rest() == b"half"
 
@@ -230,7 +230,7 @@ async def test_a_pipelined_upload_may_take_longer_than_the_server_may_think() ->
         one.send(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
         one.send(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\n\r\n")
         assert (await one.response())[0] == 200
-        await asyncio.sleep(1.2)  # four response time limits
+        await asyncio.sleep(0.8)  # the measurement: more than two response time limits
         one.send(b"body")
         status, _, body = await one.response()
         assert (status, body) == (200, b"body")

@@ -133,9 +133,9 @@ async def test_a_request_that_waits_for_a_connection_takes_one_that_frees() -> N
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
     port = listening.getsockname()[1]
-    text = '[pools.app.timeouts]\nconnect = "8s"\n'
+    text = '[pools.app.timeouts]\nconnect = "60s"\n'
     fill: list[socket.socket] = []
-    async with proxying(configured([port], pool=text)) as (_, web), clients(web, 2) as (one, two):
+    async with proxying(configured([port], pool=text)) as (proxy, web), clients(web, 2) as (one, two):
         one.send(b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n")
         server, _ = await loop.sock_accept(listening)
         assert (await loop.sock_recv(server, 65536)).startswith(b"GET /a ")
@@ -145,10 +145,10 @@ async def test_a_request_that_waits_for_a_connection_takes_one_that_frees() -> N
             extra.connect_ex(("127.0.0.1", port))
             fill.append(extra)
         two.send(b"GET /b HTTP/1.1\r\nHost: a.example\r\n\r\n")
-        await asyncio.sleep(0.05)  # it must have begun to connect; nothing tells when
+        await until(lambda: proxy.statistics()["upstream_connects"] == 2, "it has begun to connect")
         await loop.sock_sendall(server, answer(b"first"))
         assert (await one.response())[2] == b"first"
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             assert (await loop.sock_recv(server, 65536)).startswith(b"GET /b ")
         await loop.sock_sendall(server, answer(b"second"))
         assert (await two.response())[2] == b"second"

@@ -21,7 +21,7 @@ from fastroute.affinity.republish import walk
 from tests.support.memcached import Memcached as MemcachedServer
 from tests.support.push_worker import SECRET, USERS, Worker, pool_of, zone_of
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 
 
 async def until(what, *, deadline_s: float = DEADLINE_S) -> float:
@@ -133,7 +133,7 @@ async def test_watched_entries_cost_no_question_however_old_they_are(memcached):
         await until(lambda: not one.affinity._touches)
         await asyncio.gather(*(one.route(key) for key in keys))  # seen a second time: touched once
         await until(lambda: not one.affinity._touches and one.push.lines > 100)
-        await asyncio.sleep(0.5)  # more than near_ttl
+        await asyncio.sleep(0.3)  # the measurement: more than near_ttl
         await one.pushed()
         for key in keys:
             await one.route(key)
@@ -177,16 +177,16 @@ async def test_flush_with_a_delay_is_noticed_when_it_comes_and_what_it_took_is_w
             await one.route(key)
         losses = one.push.losses["flush"]
         began_s = time.monotonic()
-        assert memcached.command("flush_all 3") == b"OK\r\n"
+        assert memcached.command("flush_all 2") == b"OK\r\n"
         await until(lambda: one.push.losses["flush"] == losses + 1)
-        await until(lambda: one.push.republished + one.push.republish_adopted >= 50)
         await until(lambda: one.push.losses["flush"] == losses + 2)
         noticed_s = time.monotonic() - began_s
-        written = one.push.republished
-        await until(lambda: one.push.republished >= written + 50)
-        replies = [await one.store.get(one.name(key)) for key in keys]
-        assert all(reply.hit for reply in replies)
-        print(f"a flush that was asked for 3 s ahead was noticed after {noticed_s:.1f} s")
+        async with asyncio.timeout(DEADLINE_S):
+            while not all([(await one.store.get(one.name(key))).hit for key in keys]):
+                await asyncio.sleep(0.01)
+        # It may come before the order of it is noticed: then the first loss has nothing to write yet.
+        assert one.push.republished + one.push.republish_adopted >= 50
+        print(f"a flush that was asked for 2 s ahead was noticed after {noticed_s:.1f} s")
 
 
 async def test_name_of_another_store_that_a_stopped_process_wrote_late_is_put_right_by_the_next_beat(memcached):
@@ -395,7 +395,7 @@ async def test_affinities_of_one_process_share_one_channel(memcached):
 
 
 async def test_machine_touches_a_key_once_per_quarter_of_its_lifetime_however_many_workers_it_has(memcached, zone_name):
-    ttl_s, seconds = 8.0, 5.0
+    ttl_s, seconds = 4.0, 2.5
     async with workers(
         Worker(zone_name, memcached.address, ttl_s=ttl_s, mode="hammer"),
         Worker(zone_name, memcached.address, ttl_s=ttl_s, mode="hammer"),
@@ -406,7 +406,7 @@ async def test_machine_touches_a_key_once_per_quarter_of_its_lifetime_however_ma
         await asyncio.sleep(0.5)  # users seen a second time are touched once, beside the quarters
         before = int(memcached.statistics()["cmd_touch"])
         began_s = time.monotonic()
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds)  # the measurement
         touches = int(memcached.statistics()["cmd_touch"]) - before
         quarters = (time.monotonic() - began_s) / (ttl_s / 4 * 0.9) + 1
     print(f"{touches} touches of {USERS} users in {seconds} s; a quarter of the lifetime is {ttl_s / 4} s")

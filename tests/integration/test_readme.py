@@ -70,7 +70,7 @@ def test_embedding_example_is_sticky_and_survives_a_dead_server(tmp_path, stored
             port = int(proxy.output().rsplit(":", 1)[1])
 
             def ask(user: str) -> str:
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=40)
                 connection.request("GET", "/", headers={"Cookie": f"sid={user}"})
                 answer = connection.getresponse()
                 answer.read()

@@ -73,7 +73,7 @@ async def test_a_killed_worker_takes_its_own_connections_with_it_and_no_other(st
     tally = Tally()
     party = Party(stage.port, tally, 1)
     party.start(steady=4)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while tally.seen["steady answered"] < 100:
             await asyncio.sleep(0.02)
     await party.stop()

@@ -79,7 +79,7 @@ async def test_a_body_of_which_more_went_on_is_not_at_hand_and_is_not_sent_again
             for _ in ports:
                 assert (await one.get())[0] == 200
             one.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n", b"x" * 100_000)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(40):
                 while proxy.statistics()["requests"] < 3:
                     await asyncio.sleep(0.005)
             one.send(b"x" * 100_000)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.fleet import Process, free_ports
 
-WAIT_S = 20.0
+WAIT_S = 40.0
 
 
 def until(what: Callable[[], object], why: str) -> None:

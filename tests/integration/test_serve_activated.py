@@ -15,7 +15,7 @@ import pytest
 from tests.integration.test_serve import ask, until
 from tests.support.fleet import Process
 
-WAIT_S = 20.0
+WAIT_S = 40.0
 
 # Becomes the replica with the sockets as descriptors 3, 4, ... and its own pid in LISTEN_PID, as systemd does.
 START = """

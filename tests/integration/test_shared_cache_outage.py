@@ -67,7 +67,7 @@ async def test_a_killed_store_costs_tasks_no_request_and_the_origin_no_stampede(
             await asyncio.sleep(PHASE_S)
             running_max_away = origin.running_max
             process.start()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(40):
                 while not (await cache.get_version("probe")).version:
                     await asyncio.sleep(0.02)
             await asyncio.sleep(PHASE_S)

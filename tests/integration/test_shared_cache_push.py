@@ -15,7 +15,7 @@ from fastroute.cache.shared import SharedCache
 from fastroute.memcache.cluster import Memcached
 from tests.support.memcached import Memcached as Process
 
-ANSWER_S = 20.0
+ANSWER_S = 40.0
 
 
 @pytest.fixture(scope="module")

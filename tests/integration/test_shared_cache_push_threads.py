@@ -17,7 +17,7 @@ from fastroute.memcache import Memcached as AsyncMemcached
 from fastroute.sync import Memcached, SharedCache
 from tests.support.memcached import Memcached as Process
 
-ANSWER_S = 20.0
+ANSWER_S = 40.0
 
 
 @pytest.fixture(scope="module")

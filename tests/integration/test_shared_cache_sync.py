@@ -14,6 +14,7 @@ import pytest
 
 from fastroute._core.mc_reply import DOWN, EXISTS, HIT, STORED
 from fastroute.cache.codec import Codec
+from fastroute.cache.lease import LEASE_S
 from fastroute.cache.shared import SharedCache as AsyncSharedCache
 from fastroute.cache.sync import SharedCache
 from fastroute.cache.sync_store import BlockingNode, read_meta
@@ -25,7 +26,7 @@ from fastroute.memcache.cluster import Memcached
 from fastroute.memcache.sync import Memcached as BlockingMemcached
 from tests.support.memcached import Memcached as Process
 
-ANSWER_S = 20.0
+ANSWER_S = 40.0
 NAMESPACE = "test"
 
 
@@ -145,7 +146,7 @@ def test_an_error_reaches_the_waiters_and_gives_the_lease_back(address: str) -> 
         assert origin.calls == 1
         started_s = time.monotonic()
         assert two.get_or_compute("k", lambda: "works", ttl=60) == "works"
-        assert time.monotonic() - started_s < 1.5
+        assert time.monotonic() - started_s < LEASE_S - 1
 
 
 def test_a_computation_that_asks_for_its_own_key_is_refused(address: str) -> None:
@@ -176,7 +177,7 @@ def test_a_long_computation_keeps_its_lease(address: str) -> None:
         first = threads.submit(one.get_or_compute, "k", origin, ttl=60)
         assert origin.started.wait(ANSWER_S)
         second = threads.submit(two.get_or_compute, "k", origin, ttl=60)
-        time.sleep(2.6)  # by memcached's clock the lease would be over
+        time.sleep(2.2)  # the measurement: without renewals the lease of 2 s would be over
         assert origin.calls == 1
         origin.go.set()
         assert first.result() == second.result() == "value"

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.http_peers import Reading, read_with_h11, read_with_httptools
+from tests.support.http_peers import Reading, are_options, mutate, read_with_h11, read_with_httptools, unexplained_of
 from tests.support.http_rows import request_stream, rows
 
 SEED = 20_260_728
@@ -58,8 +58,7 @@ def length_in_trailers(data: bytes) -> bool:
 
 
 def bad_options(data: bytes) -> bool:
-    joined = b",".join(values(data, b"Connection"))
-    return any(not re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*", one.strip(b" \t")) for one in joined.split(b","))
+    return not are_options(values(data, b"Connection"))
 
 
 STRICTER: dict[str, Callable[[bytes], bool]] = {
@@ -173,41 +172,7 @@ def ours(data: bytes) -> Reading:
 
 
 def unexplained(data: bytes) -> list[str]:
-    """Disagreements about data for which no reason is recorded."""
-    found = []
-    mine = ours(data)
-    for name, read in PEERS.items():
-        theirs = read(data)
-        if mine == theirs or "more" in (mine.verdict, theirs.verdict):
-            continue  # we judge whole heads, the peers each line: who is still waiting has not disagreed
-        if mine.verdict == theirs.verdict:
-            table = FRAMED_OTHERWISE[name]
-        else:
-            table = STRICTER if mine.verdict == "refused" else LENIENT[name]
-        if not any(applies(data) for applies in table.values()):
-            found.append(f"{name}: we {mine}, it {theirs}: {data!r}")
-    return found
-
-
-NASTY = b'\r\n\t \0:;,AZaz09/"\x7f\x80_-#%@[]=*'
-
-
-def mutate(raw: bytes, rng: random.Random) -> bytes:
-    data = bytearray(raw)
-    for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
-        at, kind = rng.randrange(len(data) + 1), rng.randrange(5)
-        run = rng.randrange(20)
-        if kind == 0 and at < len(data):
-            data[at] = rng.choice(NASTY)
-        elif kind == 1:
-            data.insert(at, rng.choice(NASTY))
-        elif kind == 2:
-            del data[at : at + 1]
-        elif kind == 3:
-            data[at:at] = data[at : at + run]
-        else:
-            del data[at : at + run]
-    return bytes(data)
+    return unexplained_of(data, ours(data), PEERS, STRICTER, LENIENT, FRAMED_OTHERWISE)
 
 
 def seeds() -> list[bytes]:

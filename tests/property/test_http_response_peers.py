@@ -15,8 +15,14 @@ from collections.abc import Callable
 import pytest
 
 import tests.property.test_http_head_peers as requests
-from tests.property.test_http_head_peers import mutate
-from tests.support.http_peers import Response, read_response_with_h11, read_response_with_httptools
+from tests.support.http_peers import (
+    Response,
+    are_options,
+    mutate,
+    read_response_with_h11,
+    read_response_with_httptools,
+    unexplained_of,
+)
 from tests.support.http_rows import response_stream, rows
 from tests.support.shared import ROOT
 
@@ -65,8 +71,7 @@ def body_of(data: bytes) -> bytes:
 
 
 def bad_options(data: bytes) -> bool:
-    joined = b",".join(values(data, b"Connection"))
-    return any(not re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*", one.strip(b" \t")) for one in joined.split(b","))
+    return not are_options(values(data, b"Connection"))
 
 
 def length_in_trailers(data: bytes) -> bool:
@@ -163,19 +168,7 @@ def ours(data: bytes) -> Response:
 
 
 def unexplained(data: bytes) -> list[str]:
-    found = []
-    mine = ours(data)
-    for name, read in PEERS.items():
-        theirs = read(data)
-        if mine == theirs or "more" in (mine.verdict, theirs.verdict):
-            continue  # we judge whole heads, the peers each line: who is still waiting has not disagreed
-        if mine.verdict == theirs.verdict:
-            table = FRAMED_OTHERWISE[name]
-        else:
-            table = STRICTER if mine.verdict == "refused" else LENIENT[name]
-        if not any(applies(data) for applies in table.values()):
-            found.append(f"{name}: we {mine}, it {theirs}: {data!r}")
-    return found
+    return unexplained_of(data, ours(data), PEERS, STRICTER, LENIENT, FRAMED_OTHERWISE)
 
 
 def seeds() -> list[bytes]:

@@ -14,7 +14,7 @@ from tests.support.fleet import Process, start_replica
 
 TOKEN = "operators-of-the-tests-have-this-one"
 READ_TOKEN = "those-who-only-read-have-this-one"
-WAIT_S = 10.0
+WAIT_S = 40.0
 
 CLIENT = httpx.Client(timeout=40, trust_env=False, verify=False, limits=httpx.Limits(max_keepalive_connections=0))
 """A new connection for each request, so that all workers are asked."""

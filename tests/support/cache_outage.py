@@ -74,7 +74,7 @@ async def _client(number: int, port: int, report: Report, server: _Server, end: 
             turn += 1
             writer.write(f"GET /{turn % KEYS} HTTP/1.1\r\nHost: a.test\r\n\r\n".encode())
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
                     body = await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
             except (OSError, asyncio.IncompleteReadError, TimeoutError, IndexError) as error:

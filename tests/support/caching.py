@@ -109,9 +109,18 @@ async def replicas(
     async with contextlib.AsyncExitStack() as stack:
         clients = []
         for _ in range(count):
-            _, port = await stack.enter_async_context(proxying(cached(ports, memcached, cache, **sections)))
+            proxy, port = await stack.enter_async_context(proxying(cached(ports, memcached, cache, **sections)))
             clients.append(await stack.enter_async_context(client(port)))
+            clients[-1].proxy = proxy
         yield clients
+
+
+def asked_and_waiting(clients: list[Client]) -> tuple[int, int]:
+    """Requests that the proxies of these clients have had, and keys for which they waited for another replica."""
+    proxies = [one.proxy for one in clients if one.proxy is not None]
+    caches = [parts.responses for one in proxies for parts in one._parts.pools.values()]  # type: ignore[union-attr]
+    waits = sum(cache.statistics().waits for cache in caches if cache is not None)
+    return sum(one.statistics()["requests"] for one in proxies), waits
 
 
 def status_of(fields: dict[str, str]) -> str:

@@ -16,7 +16,9 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any
 
-WAIT_S = 10.0
+from tests.support.ports import free_ports
+
+WAIT_S = 30.0
 
 
 class CheckedServer:
@@ -110,10 +112,7 @@ class CheckedServers:
     """Several of them, listening while the block runs."""
 
     def __init__(self, count: int) -> None:
-        self._sockets = [socket.socket() for _ in range(count)]
-        for one in self._sockets:
-            one.bind(("127.0.0.1", 0))
-        self.all = [CheckedServer(one.getsockname()[1]) for one in self._sockets]
+        self.all = [CheckedServer(port) for port in free_ports(count)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -132,8 +131,7 @@ class CheckedServers:
 
     def __enter__(self) -> CheckedServers:
         self._thread.start()
-        for bound, one in zip(self._sockets, self.all, strict=True):
-            bound.close()
+        for one in self.all:
             one._run = self.run
             one.open()
         return self

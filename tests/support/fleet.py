@@ -7,27 +7,15 @@ import contextlib
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
+from tests.support.ports import free_ports as free_ports
 from tests.support.shared import shared
 
-START_S = 20.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free just now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+START_S = 60.0
 
 
 class Process:
@@ -76,7 +64,7 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.popen.pid, signal.SIGTERM)
         try:
-            return self.popen.wait(15)
+            return self.popen.wait(40)
         finally:
             self.kill()
 
@@ -156,7 +144,7 @@ def unlink_zone(*names: str) -> None:
 class User:
     """One user with a session cookie and a keep-alive connection to each replica; remembers who answered."""
 
-    def __init__(self, ports: list[int], cookie: str, timeout_s: float = 10.0) -> None:
+    def __init__(self, ports: list[int], cookie: str, timeout_s: float = 30.0) -> None:
         self.ports, self.cookie, self.timeout_s = ports, cookie, timeout_s
         self.streams: dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
         self.seen: list[str] = []

@@ -11,7 +11,7 @@ import ssl
 
 from fastroute.proxy.proxy_protocol import Header, parse_header
 
-WAIT_S = 15.0
+WAIT_S = 40.0
 
 
 def serve_one(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import h11
@@ -165,3 +168,60 @@ def read_response_with_httptools(data: bytes) -> Response:
     if not seen.names & {b"content-length", b"transfer-encoding"} and seen.status not in (204, 304):
         return Response("message", seen.status, seen.body, None)
     return Response("message", seen.status, seen.body, seen.complete)
+
+
+# -- comparing ---------------------------------------------------------------------------------------------------------
+
+Reasons = Mapping[str, Callable[[bytes], bool]]
+"""Why readings may differ -> whether it is so for these bytes."""
+
+
+def unexplained_of(
+    data: bytes,
+    mine: Reading | Response,
+    peers: Mapping[str, Callable[[bytes], Any]],
+    stricter: Reasons,
+    lenient: Mapping[str, Reasons],
+    framed_otherwise: Mapping[str, Reasons],
+) -> list[str]:
+    """Disagreements about data for which no reason is recorded."""
+    found = []
+    for name, read in peers.items():
+        theirs = read(data)
+        if mine == theirs or "more" in (mine.verdict, theirs.verdict):
+            continue  # we judge whole heads, the peers each line: who is still waiting has not disagreed
+        if mine.verdict == theirs.verdict:
+            table = framed_otherwise[name]
+        else:
+            table = stricter if mine.verdict == "refused" else lenient[name]
+        if not any(applies(data) for applies in table.values()):
+            found.append(f"{name}: we {mine}, it {theirs}: {data!r}")
+    return found
+
+
+def are_options(values: list[bytes]) -> bool:
+    """Do these values of Connection hold options (tokens) alone?"""
+    return all(
+        re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*", one.strip(b" \t")) for one in b",".join(values).split(b",")
+    )
+
+
+NASTY = b'\r\n\t \0:;,AZaz09/"\x7f\x80_-#%@[]=*'
+
+
+def mutate(raw: bytes, rng: random.Random) -> bytes:
+    data = bytearray(raw)
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
+        at, kind = rng.randrange(len(data) + 1), rng.randrange(5)
+        run = rng.randrange(20)
+        if kind == 0 and at < len(data):
+            data[at] = rng.choice(NASTY)
+        elif kind == 1:
+            data.insert(at, rng.choice(NASTY))
+        elif kind == 2:
+            del data[at : at + 1]
+        elif kind == 3:
+            data[at:at] = data[at : at + run]
+        else:
+            del data[at : at + run]
+    return bytes(data)

@@ -23,7 +23,9 @@ import subprocess
 import time
 from types import TracebackType
 
-START_TIMEOUT_S = 10.0
+from tests.support.ports import free_port as free_port
+
+START_TIMEOUT_S = 30.0
 """A memcached is up within milliseconds; this long only on a machine that is starved."""
 
 _POLL_S = 0.005
@@ -36,14 +38,6 @@ def memcached_binary() -> str:
     if found is None:
         raise RuntimeError("memcached is not installed; tests of the store need it: apt-get install memcached")
     return found
-
-
-def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Memcached:

@@ -19,9 +19,9 @@ import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 _POLL_S = 0.01
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 30.0
 
 
 class _Answer(asyncio.Protocol):

@@ -70,7 +70,7 @@ class Worker:
         """Return when it says this; whatever else it says before is skipped."""
         assert self.process.stdout is not None
         while True:
-            line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), 20)
+            line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), 60)
             assert line, "the worker ended"
             if line.decode().strip() == word:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 from fastroute.config.load import loads
 from fastroute.config.schema import Config
 from fastroute.proxy.server import Proxy
+from tests.support.ports import free_port as unused_port
 
 SECRET = "a secret for tests of at least 32 bytes"
-WAIT_S = 10.0
+WAIT_S = 30.0
+"""Longest wait for anything that must happen; it happens within milliseconds unless the machine is starved."""
 
 Handler = Callable[["Seen", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -127,12 +130,6 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[int, Seen]]:
         await server.wait_closed()
 
 
-def unused_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def configured(
     ports: list[int],
     *,
@@ -147,7 +144,7 @@ def configured(
     servers = "".join(
         f'[[pools.app.servers]]\nname = "s{n}"\naddress = "127.0.0.1:{p}"\n' for n, p in enumerate(ports, 1)
     )
-    text = f'secret = "{SECRET}"\nzone = {{ name = "t-relay-{unused_port()}", size = "1MiB" }}\n{top}\n'
+    text = f'secret = "{SECRET}"\nzone = {{ name = "t-relay-{os.getpid()}-{unused_port()}", size = "1MiB" }}\n{top}\n'
     text += f'[listeners.web]\nbind = "127.0.0.1:1"\npool = "app"\n{listener}\n'
     text += f"[listeners.web.limits]\n{limits}\n[listeners.web.timeouts]\n{timeouts}\n[pools.app]\n"
     text += servers + pool
@@ -178,6 +175,8 @@ class Client:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        self.proxy: Proxy | None = None
+        """Where the test has it: the proxy it is connected to."""
 
     def send(self, *parts: bytes) -> None:
         self.writer.write(b"".join(parts))

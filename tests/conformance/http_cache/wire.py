@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 __all__ = ["At", "Case", "Origin", "Reply", "Step", "ask", "case", "play", "play_all"]
 
-ANSWER_S_MAX = 10.0
+ANSWER_S_MAX = 30.0
 AT_ONCE = 48
 
 SETTLE_S = 0.2
