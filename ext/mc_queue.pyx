@@ -275,7 +275,12 @@ cdef class MetaQueue:
         at = <const uint8_t *>PyBytes_AS_STRING(data)
         size = <size_t>PyBytes_GET_SIZE(data)
         self.bytes_in += size
-        self._consume(at, at + size)
+        try:
+            self._consume(at, at + size)
+        except BaseException:
+            # What is left of these bytes is lost with it: the next answer would be taken for another's.
+            self._fatal("interrupted while an answer was read")
+            raise
 
     def inlet(self):
         """feed() for the connection that hello() began: deaf as soon as there is a later one."""
@@ -487,7 +492,7 @@ cdef class MetaQueue:
         cdef uint64_t end = self._tail
         self._out_size = 0
         self._notified = False
-        while self._head != end:
+        while self._head < end:                 # who is answered may close the codec: then that call has gone on to the end
             slot = &self._slots[self._head & self._mask]
             self._head += 1
             if slot.sequence < self._taken:
@@ -526,6 +531,8 @@ cdef class MetaQueue:
                 self._reply.value = self._value
                 self._value = None
                 self._deliver()
+                if self.state != ST_UP:
+                    return 0                    # who got it has closed the codec
             elif step == FR_META_MORE:
                 return 0
             else:
@@ -541,7 +548,7 @@ cdef class MetaQueue:
         cdef Reply reply
         if self._probe:
             return self._probe_line(line, size)
-        if self._head == self._taken:
+        if self._head >= self._taken:
             return self._broken(f"a line that nobody asked for: {_shown(line, size)}")
         slot = &self._slots[self._head & self._mask]
         wrong = fr_meta_parse(line, size, self._value_bytes_max, &parsed)

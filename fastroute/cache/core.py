@@ -99,10 +99,11 @@ class Core(Reading):
             return value
         if found.outcome is Outcome.WON:
             self._counters.misses += 1
-            copied = yield from self._read_copies(fill, found)
-            if copied is not MISS:
-                return copied
-            return (yield from self._compute(fill, Lease(seen.home, name.store, found.token), None))
+            with Lease(seen.home, name.store, found.token) as lease:
+                copied = yield from self._read_copies(fill, found)
+                if copied is not MISS:
+                    return copied
+                return (yield from self._compute(fill, lease, None))
         if found.outcome is Outcome.KEPT:
             self._counters.misses += 1
             return (yield from self._replace_kept(fill, found))
@@ -125,7 +126,8 @@ class Core(Reading):
             if type(step) is Read:
                 answer = yield from self._read(name, True)
             elif type(step) is TakeOver:
-                answer = yield Ask(step.seen.home.cas_set, (name.store, b"", step.seen.token, self.lease_s))
+                home = step.seen.home
+                answer = yield Ask(home.cas_set, (name.store, b"", step.seen.token, self.lease_s), home)
             elif type(step) is Lock:
                 home = step.seen.home
                 answer = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s), home)
@@ -201,36 +203,36 @@ class Core(Reading):
         locked = yield Ask(home.get_or_lease, (_lock_key(name), self.lease_s), home)
         if locked.status != HIT or not locked.won or locked.token is None:
             return MISS
-        lease = Lease(home, _lock_key(name), locked.token)
-        seen = yield from self._read(name, False, home)
-        if seen.entry is None or seen.entry.made_ms != made_ms or seen.token is None:
-            yield Ask(home.delete, (lease.key, lease.token))
-            usable = seen.outcome is Outcome.FRESH or seen.outcome is Outcome.STALE
-            return self._use_for(fill, seen) if usable else MISS
-        self._counters.refreshes += 1
-        self._counters.refreshes_early += early
-        try:
-            return (yield from self._compute(fill, lease, seen.token))
-        except Exception as error:  # of compute: nobody needs it, the old value serves on
-            _log.warning("refresh of a value in namespace %s failed: %r", self.namespace, error)
-            return MISS
+        with Lease(home, _lock_key(name), locked.token) as lease:
+            seen = yield from self._read(name, False, home)
+            if seen.entry is None or seen.entry.made_ms != made_ms or seen.token is None:
+                yield Ask(home.delete, (lease.key, lease.token))
+                usable = seen.outcome is Outcome.FRESH or seen.outcome is Outcome.STALE
+                return self._use_for(fill, seen) if usable else MISS
+            self._counters.refreshes += 1
+            self._counters.refreshes_early += early
+            try:
+                return (yield from self._compute(fill, lease, seen.token))
+            except Exception as error:  # of compute: nobody needs it, the old value serves on
+                _log.warning("refresh of a value in namespace %s failed: %r", self.namespace, error)
+                return MISS
 
     def _replace_kept(self, fill: Fill, found: Claim) -> Steps:
         """Compute the successor of a value kept for errors; when that fails, the value is stale for a lease more."""
         name = fill.name
         home, entry = found.seen.home, found.seen.entry
         assert entry is not None
-        lease = Lease(home, _lock_key(name), found.token)
-        again = yield from self._read(name, False, home)
-        if again.entry is None or again.entry.made_ms != entry.made_ms or again.outcome is not Outcome.KEPT:
-            yield Ask(home.delete, (lease.key, lease.token))
-            if again.outcome is Outcome.FRESH or again.outcome is Outcome.STALE:
-                return self._use_for(fill, again)
-            return (yield from self._steps_fill(fill.again()))
-        try:
-            return (yield from self._compute(fill, lease, again.token))
-        except Exception as error:
-            _log.warning("an old value of namespace %s is served, its successor failed: %r", self.namespace, error)
+        with Lease(home, _lock_key(name), found.token) as lease:
+            again = yield from self._read(name, False, home)
+            if again.entry is None or again.entry.made_ms != entry.made_ms or again.outcome is not Outcome.KEPT:
+                yield Ask(home.delete, (lease.key, lease.token))
+                if again.outcome is Outcome.FRESH or again.outcome is Outcome.STALE:
+                    return self._use_for(fill, again)
+                return (yield from self._steps_fill(fill.again()))
+            try:
+                return (yield from self._compute(fill, lease, again.token))
+            except Exception as error:
+                _log.warning("an old value of namespace %s is served, its successor failed: %r", self.namespace, error)
         now_ms = self._wall_ms()
         over_ms = now_ms - entry.made_ms - entry.ttl_ms
         stale_ms = min(over_ms + round(self.lease_s * 1000), entry.error_ms)

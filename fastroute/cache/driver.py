@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastroute._core.cache_flight import Fill, Flight
+from fastroute._core.mc_reply import STORED
 from fastroute.cache.keys import Key, encode_key
 from fastroute.cache.lease import HELD_S_MAX, RENEW_RATIO, Lease
 from fastroute.cache.near import MISS
@@ -74,14 +75,18 @@ class _Renewal:
         self._handle.cancel()
         if self._task is not None and self._done is not None:
             self._done.set()
-            await self._task
+            await asyncio.shield(self._task)
 
     def drop(self) -> None:
         """Give the lease back without waiting, for a task that is being cancelled."""
         self._handle.cancel()
-        if self._task is not None:
-            self._task.cancel()
-        self._lease.home.delete(self._lease.key, self._lease.token)
+        if self._task is None or self._done is None or self._task.done():
+            self._lease.give_back()
+        else:  # a renewal under way makes another token
+            lease = self._lease
+            lease.given_back = True
+            self._done.set()
+            self._task.add_done_callback(lambda _: lease.home.abandon(lease.key, lease.token))
 
 
 class Driver(Writing):
@@ -98,6 +103,8 @@ class Driver(Writing):
 
     async def _land_all(self) -> None:
         """End what is under way: its callers get CacheError."""
+        if self._tasks:
+            await asyncio.sleep(0)  # a task that never began could not give back what it holds
         tasks = [*self._tasks, *self._refreshes.values()]
         for task in tasks:
             task.cancel()
@@ -107,13 +114,15 @@ class Driver(Writing):
 
     # ------------------------------------------------------------------ single flight
 
-    def _take_off(self, fill: Fill) -> Flight:
+    def _take_off(self, fill: Fill, waiter: asyncio.Future[Any]) -> Flight:
         """Begin to read a key of which nothing is under way in this process."""
         name = fill.name
         flight = Flight(self._on_answer, _soon, fill, name.near)
+        flight.waiters.append(waiter)
         home = flight.home = self._placement.only or self._home(name.store)
         held = flight.held = self._held(home)
         if held is None:  # the namespace's generation has to be asked for too
+            self._flights[name.near] = flight  # before: an eager task may land within the next line
             self._fly(flight, self._steps_fill(fill))
         else:
             self._take_ticket(fill)
@@ -121,7 +130,7 @@ class Driver(Writing):
             flight.asking = True
             home.get_or_lease_into(name.store, self.lease_s, flight)
             flight.asking = False
-        self._flights[name.near] = flight
+            self._flights[name.near] = flight
         return flight
 
     def _board(self, flight: Flight, key: Key) -> None:
@@ -141,7 +150,8 @@ class Driver(Writing):
             # Every caller has gone: nobody wants the value any more.
             self._remove(flight)
             if flight.task is not None:
-                flight.task.cancel()
+                # Not before it has begun: it may hold a lease, and only its own code gives that back.
+                asyncio.get_running_loop().call_soon(flight.task.cancel)
 
     def _answered(self, flight: Flight, reply: Any) -> None:
         """The first question has its answer: mostly that is all. Called by who reads the connection: raises nothing."""
@@ -149,8 +159,10 @@ class Driver(Writing):
         self._counters.read_time_s += flight.took_s()
         try:
             if not waiters or self._closed:
-                if reply.won:  # all have gone
+                if reply.won:
                     flight.home.delete(fill.name.store, reply.token)
+                if waiters:  # _land_all knew nothing of a flight that a write had made forgotten
+                    self._land(flight, None, CacheError("the cache was closed while the value was read"))
                 return
             value = self._glance(fill.name, reply, fill.ticket, flight.held)
             if value is MISS:
@@ -221,7 +233,8 @@ class Driver(Writing):
 
     async def _run(self, steps: Steps, step: Any = None) -> Any:
         """Carry steps out, from the first one, or from one that was taken out already."""
-        self._check_open()
+        if step is None:
+            self._check_open()
         try:
             if step is None:
                 step = next(steps)
@@ -297,7 +310,11 @@ class Driver(Writing):
         except BaseException:
             await renewal.end()
             raise
-        await renewal.end()
+        try:
+            await renewal.end()
+        except asyncio.CancelledError:
+            renewal.drop()
+            raise
         return answer
 
     async def _call(self, compute: Callable[[], Any]) -> tuple[Any, int]:
@@ -335,5 +352,7 @@ def _itself(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:
 
 
 def _give_back(asked: Ask, answer: asyncio.Future[Any]) -> None:
-    if not answer.cancelled() and answer.result().won:
-        asked.home.delete(asked.args[0], answer.result().token)
+    if not answer.cancelled():
+        reply = answer.result()
+        if reply.won or reply.status == STORED:  # a stub left, or put over what could not be used
+            asked.home.delete(asked.args[0], reply.token)

@@ -203,12 +203,27 @@ class Lease:
     """A stub of ours in the store, held while we compute; the drivers renew it.
 
     Notes: a stub is lost when its key was deleted or set meanwhile, or when it ran out: the result is then not stored.
+    Around steps that hold it (`with`): it is given back when they are closed before their end, since nobody waits for
+    them any more.
     """
 
-    __slots__ = ("home", "key", "lost", "token")
+    __slots__ = ("given_back", "home", "key", "lost", "token")
 
     def __init__(self, home: Any, key: str, token: Any) -> None:
-        self.home, self.key, self.token, self.lost = home, key, token, False
+        self.home, self.key, self.token, self.lost, self.given_back = home, key, token, False, False
+
+    def give_back(self) -> None:
+        """Let others have it, without waiting; once. Where it was filled meanwhile nothing changes: another token."""
+        if not self.given_back:
+            self.given_back = True
+            self.home.abandon(self.key, self.token)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is GeneratorExit:
+            self.give_back()
 
     def renewed(self, reply: ReplyLike) -> bool:
         """Note the reply to a renewal; False when the lease is lost."""

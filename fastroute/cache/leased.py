@@ -12,6 +12,7 @@ Rules of this file: as the driver's; a Hold is given to put or release exactly o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
@@ -191,10 +192,11 @@ class LeasedCache(SharedCache):
                 fill = self._begun(name)
             if claimed.outcome is Outcome.WON:
                 self._counters.misses += 1
-                copied = yield from self._read_copies(fill, claimed)
+                with Lease(claimed.seen.home, name.store, claimed.token) as lease:
+                    copied = yield from self._read_copies(fill, claimed)
                 if copied is not MISS:
                     return Found(copied)
-                return Found(None, Hold(key, fill, Lease(claimed.seen.home, name.store, claimed.token), None))
+                return Found(None, Hold(key, fill, lease, None))
             if claimed.outcome is Outcome.ALONE:
                 return Found(alone=True)
             seen = claimed.seen
@@ -217,7 +219,8 @@ class LeasedCache(SharedCache):
         if locked.status != HIT:
             return Found(away=True)
         lease = Lease(home, lock_key, locked.token) if locked.won and locked.token is not None else None
-        seen = yield from self._read(name, False, home)
+        with lease or contextlib.nullcontext():
+            seen = yield from self._read(name, False, home)
         if lease is None:
             if seen.entry is not None and not same(seen.entry.value):
                 return Found(self._use_for(fill, seen))

@@ -9,6 +9,7 @@ Rules: as core.py's.
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
@@ -137,10 +138,18 @@ class Reading(Tiers):
         held = generations.of_node(home)
         if reply is None and held is not None and self._now_s() < held.due_s:
             reply = yield ask
-        elif reply is None or held is None:
+        elif reply is None:
             held, reply = yield from self._read_generation(home, ask)
             if held is None:
                 return Seen(Outcome.AWAY, home=home)
+        elif held is None:  # forgotten meanwhile; the key is not asked for again: a lease is not won twice
+            with Lease(home, name.store, reply.token) if reply.won else contextlib.nullcontext():
+                generation = yield from self._known_generation(home)
+                held = generations.of_node(home)
+                if generation is None or held is None:
+                    if reply.won:
+                        yield Ask(home.delete, (name.store, reply.token))
+                    return Seen(Outcome.AWAY, home=home)
         seen = judge(reply, self._codec, name.digest, self._wall_ms(), held.value, home, held.until_s)
         entry = seen.entry
         if entry is not None and (entry.tags or type(entry.value) is Manifest):
@@ -152,6 +161,8 @@ class Reading(Tiers):
         pair, reply = yield Gather((self._ask_generation(home, self._generations.namespace_key), ask))
         value = self._number(pair, self._generations.namespace_key)
         if value is None:
+            if reply.won:
+                yield Ask(home.delete, (ask.args[0], reply.token))
             return None, reply
         if self._generations.learn_node(home, value, self._now_s()):
             self._near.clear()

@@ -167,18 +167,18 @@ class SharedCache(Driver):
         if value is not MISS:
             return value  # type: ignore[no-any-return]
         flight = self._flights.get(near_key)
+        waiter = asyncio.get_running_loop().create_future()
         if flight is None:
             lifetime = Lifetime.of(ttl, stale, negative_ttl, stale_if_error)
             digests = self._generations.digests(tags) if tags else ()
             if self._closed:
                 self._check_open()
             flight = self._take_off(
-                Fill(self._names.get(near_key) or self._name(near_key, key), compute, lifetime, digests)
+                Fill(self._names.get(near_key) or self._name(near_key, key), compute, lifetime, digests), waiter
             )
         else:
             self._board(flight, key)
-        waiter = asyncio.get_running_loop().create_future()
-        flight.waiters.append(waiter)
+            flight.waiters.append(waiter)
         try:
             return await waiter  # type: ignore[no-any-return]
         except asyncio.CancelledError:

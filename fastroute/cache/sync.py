@@ -34,7 +34,7 @@ from fastroute.cache.sync_store import BlockingNode
 from fastroute.cache.tiers import AWAY_COMPUTATIONS_MAX, Name
 from fastroute.cache.values import Extension
 from fastroute.clock import SYSTEM, Clock
-from fastroute.memcache import forks
+from fastroute.memcache.forks import forks
 from fastroute.memcache.sync import Memcached
 from fastroute.model import parse_duration_s
 
@@ -152,6 +152,7 @@ class SharedCache(Driver):
         near_key = key if type(key) is str else encode_key(key)
         value = self._near_get(near_key)
         if type(value) is Tagged:
+            self._check_open()  # after a fork this lock may be held for ever
             with self._lock:
                 value = self._untag(near_key, value)
         if value is not MISS:

@@ -24,7 +24,7 @@ from fastroute.cache.reading import Ask, Compute, Gather, Pause, Refresh, Steps
 from fastroute.cache.tiers import Name
 from fastroute.cache.writing import Writing
 from fastroute.errors import UsageError
-from fastroute.memcache import forks
+from fastroute.memcache.forks import begin_anew, forks
 
 __all__ = ["Driver"]
 
@@ -128,19 +128,23 @@ class Driver(Writing):
         super().__init__(**options)
         self._placement = placement
         self._start()
+        self._born = forks.count
 
     def _start(self) -> None:
-        self._born = forks.count
         self._lock = threading.RLock()
         self._flights: dict[str | bytes, _Flight] = {}
         self._away = threading.BoundedSemaphore(self._away_max)
         self._renewer = _Renewer(self.lease_s)
 
+    def _begin(self) -> None:
+        self._start()
+        self._born = forks.count  # last: another thread may look while this is made
+
     def _check_open(self) -> None:
-        if self._born != forks.count:
-            self._start()  # forked: threads of the parent may hold these locks for ever
         if self._closed:
             super()._check_open()
+        if self._born != forks.count:
+            begin_anew(self, self._begin)  # forked: threads of the parent may hold these locks for ever
 
     # ------------------------------------------------------------------ single flight
 

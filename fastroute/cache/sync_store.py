@@ -172,6 +172,9 @@ class BlockingNode:
         """DELETED, EXISTS or NOT_FOUND."""
         return self._ask(key, b"md %b C%d\r\n" % (key.encode(), token.cas), token)
 
+    def abandon(self, key: str, token: CasToken) -> None:
+        """Nothing: a thread is not kept waiting by what it gives up; the lease runs out."""
+
     def expire_key(self, key: str) -> StoreReply:
         """Delete so that watchers see it: STORED."""
         return self._ask(key, b"ms %b 0 T-1\r\n\r\n" % key.encode())

@@ -250,6 +250,11 @@ class MemcacheNode:
         """DELETED, NOT_FOUND, or with a token EXISTS where the value has changed."""
         return self.codec.delete(key, token)
 
+    def abandon(self, key: Key, token: CasToken | None) -> None:
+        """Delete where that is still the token, without anybody who waits for the answer."""
+        if token is not None:
+            self.codec.delete(key, token)
+
     def expire_key(self, key: Key, token: CasToken | None = None) -> ReplyFuture:
         """Delete in a way that `watch mutations` announces on every memcached: STORED means gone."""
         return self.codec.expire_key(key, token)

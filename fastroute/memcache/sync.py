@@ -43,10 +43,10 @@ from fastroute._core.mc_reply import (
 )
 from fastroute.clock import SYSTEM, Clock
 from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown, UsageError
-from fastroute.memcache import forks
 from fastroute.memcache.client import TIMEOUT_S_MAX, Key
 from fastroute.memcache.cluster import Memcached as AsyncMemcached
 from fastroute.memcache.cluster import TlsOption, tls_context
+from fastroute.memcache.forks import begin_anew, forks
 from fastroute.memcache.placement import GRACE_S, Placement
 from fastroute.memcache.sync_connection import (
     CONNECT_TIMEOUT_S,
@@ -109,11 +109,10 @@ class Memcached:
         self._open()
 
     def _open(self) -> None:
-        self._born = forks.count
         self._homes = tuple(Home(self, index) for index in range(len(self.names)))
         self._away_until_s = [0.0] * len(self.names)  # 0: reached the last time it was asked
         self._turn = threading.Lock()
-        self._nodes = []
+        nodes = []
         for name in self.names:
             node = Node(
                 parse_address(name),
@@ -126,7 +125,9 @@ class Memcached:
             )
             node.name, node.credentials, node.value_bytes_max = name, self._credentials, self._value_bytes_max
             node.at_hand = []
-            self._nodes.append(node)
+            nodes.append(node)
+        self._nodes = nodes
+        self._born = forks.count  # last: another thread may look while this is made
 
     def for_asyncio(self) -> AsyncMemcached:
         """The same nodes for asyncio, not started: for what listens beside the requests."""
@@ -151,10 +152,8 @@ class Memcached:
         return self._timeout_s
 
     def close(self) -> None:
-        """Close the connections that are in the pools; the next request makes new ones."""
+        """Close the connections; the next request makes new ones. Requests that are under way end as unknown."""
         for node in self._nodes:
-            while node.at_hand:
-                node.at_hand.pop().close()
             node.close()
 
     def __enter__(self) -> Memcached:
@@ -167,7 +166,7 @@ class Memcached:
     def _connection(self, key: bytes, node: int | None = None) -> Iterator[Connection]:
         # To that node, else to the key's home; the connection goes back to the pool unless something was wrong with it.
         if self._born != forks.count:
-            self._open()  # forked: the parent's connections must not be used by two
+            begin_anew(self, self._open)  # forked: the parent's connections must not be used by two
         index = home_of(key, self._seeds) if node is None else node
         with self._turn:
             if self._away_until_s[index]:
@@ -267,6 +266,8 @@ class Memcached:
 
     def noop(self) -> dict[str, bool]:
         """Which nodes answer now."""
+        if self._born != forks.count:
+            begin_anew(self, self._open)
         answers = {}
         for index, name in enumerate(self.names):
             try:
@@ -333,13 +334,18 @@ class Memcached:
                 except (OSError, MemcacheProtocolError) as error:
                     lender.drop(connection)
                     raise connection.failed(error) from error
+                except UsageError:  # nothing was sent
+                    lender.give(connection)
+                    raise
                 except BaseException:
                     lender.drop(connection)
                     raise
                 if reply is not None:
                     lender.at_hand.append(connection)
+                    if connection.ended:
+                        lender.reap(connection)
                     return reply
-            lender.at_hand.append(connection)
+            lender.give(connection)
         with self._connection(_name(key), index) as connection:
             try:
                 reply = _read_key(

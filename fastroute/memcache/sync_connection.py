@@ -12,6 +12,7 @@ import math
 import re
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 from pymemcache.client.base import Client, PooledClient
@@ -32,13 +33,14 @@ from fastroute._core.mc_reply import (
     make_reply,
 )
 from fastroute.errors import MemcacheDown, MemcacheProtocolError, MemcacheUnknown
-from fastroute.memcache import forks
+from fastroute.memcache.forks import forks
 
 __all__ = ["CONNECT_TIMEOUT_S", "Connection", "Node", "Reader", "read_number", "read_stored", "read_value", "read_word"]
 
 CONNECT_TIMEOUT_S = 1.0
 """Limit for making a connection: a lost SYN is repeated after 1 s in Linux."""
 RECEIVE_BYTES = 65_536
+"""Read at once. An answer that comes in pieces has one time limit more, and one for each so many bytes of its value."""
 
 _VALUE = re.compile(rb"VALUE ([!-~\x80-\xff]{1,250}) ([0-9]{1,10}) ([0-9]{1,10})(?: ([0-9]{1,20}))?\Z")
 _STORE_RESULTS = {b"STORED": STORED, b"NOT_STORED": NOT_STORED, b"EXISTS": EXISTS, b"NOT_FOUND": NOT_FOUND}
@@ -59,8 +61,11 @@ class Connection(Client):  # type: ignore[misc]
     descriptor = -1
     """For mc_exchange; none over TLS, and none while it is not connected."""
     limit_ms = 0
+    ended = False
+    """Its pool was closed while a thread had it: it is not to be used again."""
     _rest = b""
     _born = 0
+    _until_s = 0.0
 
     def _connect(self) -> None:
         super()._connect()
@@ -70,6 +75,7 @@ class Connection(Client):  # type: ignore[misc]
             if type(self.sock) is socket.socket:
                 descriptor = mc_exchange.prepare(self.sock, self.timeout)
                 self.limit_ms = math.ceil(self.timeout * 1000)
+            self._until_s = time.monotonic() + CONNECT_TIMEOUT_S + self.timeout
             if self.credentials is not None:
                 self.sock.sendall(b"set fastroute 0 0 %d\r\n%b\r\n" % (len(self.credentials), self.credentials))
                 answer = self.line()
@@ -93,14 +99,19 @@ class Connection(Client):  # type: ignore[misc]
             raise
 
     def close(self) -> None:
-        """Close the socket; the next use makes a new one."""
-        if self.descriptor >= 0:
-            self.descriptor = -1
-            if self._born == forks.count:  # not the parent's: that one goes on with it
-                # Another thread may be reading from it: it has to end before the number is somebody else's.
-                with contextlib.suppress(OSError):
-                    self.sock.shutdown(socket.SHUT_RDWR)
+        """Close the socket, by the thread that has it; the next use makes a new one."""
+        self.descriptor = -1
         super().close()
+
+    def end(self) -> None:
+        """Let another thread's use of it fail. It is that thread that closes it: a number that is still asked with may
+        not become somebody else's.
+        """
+        self.ended = True
+        connected = self.sock
+        if connected is not None and self._born == forks.count:  # not the parent's: that one goes on with it
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)  # of TLS too, whose own would go on in plain text
 
     def ready(self) -> None:
         """Be connected, with nothing to read: whatever lies there is the end of the connection or belongs to nobody."""
@@ -126,6 +137,7 @@ class Connection(Client):  # type: ignore[misc]
         """Send one command and read its reply."""
         try:
             self.sock.sendall(command)
+            self._until_s = time.monotonic() + 2 * self.timeout
             reply = read(self)
         except OSError as error:  # a timeout is one too
             self.close()
@@ -150,6 +162,7 @@ class Connection(Client):  # type: ignore[misc]
 
     def block(self, size: int) -> bytes:
         """A value of that many bytes, and the line end behind it."""
+        self._until_s += self.timeout * (size / RECEIVE_BYTES)
         pieces, missing = [self._rest], size + 2 - len(self._rest)
         while missing > 0:
             self._rest = b""
@@ -169,6 +182,8 @@ class Connection(Client):  # type: ignore[misc]
         data = self.sock.recv(RECEIVE_BYTES)
         if not data:
             raise ConnectionResetError("closed before the reply was complete")
+        if time.monotonic() > self._until_s:  # each piece was in time
+            raise TimeoutError("no whole answer within the time limit")
         self._rest += data
 
 
@@ -255,10 +270,33 @@ class Node(PooledClient):  # type: ignore[misc]
             connection: Connection = self.client_pool.get()
             return connection
 
+    def give(self, connection: Connection) -> None:
+        """It may be used again."""
+        self.at_hand.append(connection)
+        if connection.ended:
+            self.reap(connection)
+
+    def reap(self, connection: Connection) -> None:
+        """The pool was closed while it was taken: it was given back, and is not to be taken again."""
+        with contextlib.suppress(ValueError):  # another thread took it, and comes here too
+            self.at_hand.remove(connection)
+            self.drop(connection)
+
     def drop(self, connection: Connection) -> None:
         """Something was wrong with it."""
         connection.close()
         self.client_pool.destroy(connection)
+
+    def close(self) -> None:
+        """Close those at hand; those that threads have fail, and are closed when they are given back."""
+        used = self.client_pool.used
+        for connection in used:
+            connection.ended = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self.drop(self.at_hand.pop())
+        for connection in used:
+            connection.end()
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Connection]:
@@ -269,4 +307,4 @@ class Node(PooledClient):  # type: ignore[misc]
         except BaseException:
             self.drop(connection)
             raise
-        self.at_hand.append(connection)
+        self.give(connection)

@@ -1,0 +1,1 @@
+# forks: how often this process was forked off. Read from Python only.
