@@ -69,10 +69,11 @@ class UpstreamError(FastrouteError):
         server: the server's name.
         phase: "connect", "handshake" (TLS), "send", "response" or "body".
         retryable: True when another attempt cannot execute the request twice.
+        detail: what happened, without the server and the phase.
     """
 
     def __init__(self, message: str, *, server: str, phase: str, retryable: bool) -> None:
-        self.server, self.phase, self.retryable = server, phase, retryable
+        self.server, self.phase, self.retryable, self.detail = server, phase, retryable, message
         super().__init__(f"server {server!r}, {phase}: {message}")
 
 

@@ -253,7 +253,8 @@ class Api:
             missing = ", ".join(pool for pool, done in pools.items() if not done)
             hint = "a node that is away may come back with what it had; purge again then"
             return error(409, "unconfirmed", f"not confirmed by every node: {missing}", hint)
-        log.info("purged: %s", json.dumps({**named, "soft": soft}))
+        what, which = next(iter(named.items()))
+        log.info("cache: %s %s %s", what, json.dumps(which), "was made stale" if soft else "was purged")
         return json_response({**named, "soft": soft, "pools": sorted(pools)})
 
     async def _reload(self, request: Request) -> Response:

@@ -7,7 +7,6 @@ follows it, or when FOLLOW_S has passed, with how many do. What is for the fleet
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from typing import Any
@@ -71,15 +70,19 @@ class Live:
             await self._published(fleet.order(pool, name, order.state, order.weight, deadline_s, by))
         version = self._replica.give(pool, name, order, deadline_s)
         where = " (whole fleet)" if everywhere else ""
-        words = ", ".join(f"{key} {told[key]}" for key in ("state", "weight", "deadline") if key in told)
+        words = ", ".join(
+            f"{key} {'as the file says' if told[key] is None else told[key]}"
+            for key in ("state", "weight", "deadline")
+            if key in told
+        )
         self._history.note("order", f"{by}: {name}: {words}{where}", pool=pool, server=name)
         log.info(
-            "pool %s: server %s was ordered by %s%s: %s",
+            "pool %s: server %s: %s ordered %s%s",
             pool,
             name,
             by,
-            " (fleet)" if everywhere else "",
-            json.dumps({k: told[k] for k in sorted(told)}),
+            words,
+            " for the whole fleet" if everywhere else "",
         )
         return await self._said(pool, name, version)
 
@@ -140,7 +143,8 @@ class Live:
         except MemcacheError as unreachable:
             hint = "this machine has forgotten the key; try again when the store is back"
             return error(409, "store-unreachable", str(unreachable), hint)
-        log.info("pool %s: a key was released: %s", pool, result)
+        said = {"absent": "which was not bound", "moved": "which was bound anew meanwhile and stays so"}
+        log.info("pool %s: %s released a key%s", pool, by, f", {said[result]}" if result in said else "")
         return json_response({"pool": pool, "result": result, "released": result == "released"})
 
     def releases(self, pool: str) -> Response:

@@ -70,7 +70,8 @@ class Mirror:
             for name, of in config.pools.items():
                 pool = self.pools[name] = make_pool(config, name, of, self._zone)
                 if of.sticky is not None:
-                    affinity = make_affinity(config, of.sticky, store, self._zone, SYSTEM)
+                    # The workers listen to the store, and this process's store does not.
+                    affinity = make_affinity(config, of.sticky, store, self._zone, SYSTEM, listens=False)
                     self._affinities[name] = await self._stack.enter_async_context(affinity)
                     self._views[name] = affinity.attach(pool)
                 self._routers[name] = Router(pool, affinity=self._affinities.get(name))

@@ -64,6 +64,8 @@ class Affinity(AffinityBase):
         near_ttl: how long an entry that the store confirmed is used without asking again (bound of staleness).
         clock: wall clock for stamps.
         max_lifetime: absolute lifetime of a binding, after which its key is bound afresh; 0: none.
+        listens: may this process run the machine's push channel? False for one whose store does not watch while
+            those of others do: it would keep the channel from them.
 
     Raises:
         UsageError: an argument outside these ranges.
@@ -84,6 +86,7 @@ class Affinity(AffinityBase):
         near_ttl: float | str = "2s",
         clock: Clock = SYSTEM,
         max_lifetime: float | str = 0,
+        listens: bool = True,
     ) -> None:
         super().__init__(
             stored=store is not None,
@@ -103,6 +106,7 @@ class Affinity(AffinityBase):
         self._toucher: asyncio.Task[None] | None = None
         self._return_watch: asyncio.Task[None] | None = None
         self._push: PushChannel | None = None
+        self._listens = listens
         self._closed = False
 
     async def __aenter__(self) -> Affinity:
@@ -139,7 +143,8 @@ class Affinity(AffinityBase):
         if self._push is None and not self._closed and self.store is not None and store_digest(self.store):
             self._push = join(self, self.store)
             self.statistics.push, self.statistics.mode_of = self._push.statistics, self._push.mode
-            self._push.start()
+            if self._listens:
+                self._push.start()
 
     # -- the protocol that Router uses ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ standard error. What a command needs is imported when it runs, so that `fastrout
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from typing import Any
@@ -18,6 +19,10 @@ from fastroute.errors import ConfigError, FastrouteError, UsageError
 _config_option = click.option(
     "-c", "--config", "path", required=True, metavar="FILE", help="The configuration, a TOML file."
 )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What writing to a file that standard output was sent to says; a pipe that was closed is click's to handle."""
 
 
 class _Group(click.Group):
@@ -44,6 +49,10 @@ class _Group(click.Group):
             _fail(error, 2)
         except FastrouteError as error:
             _fail(error, 1)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            _fail(f"the output cannot be written: {error.strerror}", 1)
 
 
 def _fail(error: object, status: int) -> None:

@@ -148,7 +148,8 @@ def load(path: str, form: str, ttl: str, stale: str, **options: Any) -> None:
 def purge(path: str | None, tags: bool, json_keys: bool, everything: bool, **options: Any) -> None:
     """Forget the keys in FILE, one a line (- for standard input), in every process of the fleet."""
     if everything == (path is not None) or (tags and json_keys):
-        raise UsageError("what? accepted: FILE of keys, FILE of tags with --tags, or --all")
+        found = "--tags and --json-keys" if tags and json_keys else "FILE and --all" if everything else "neither"
+        raise UsageError(f"purge: found {found}; accepted: FILE of keys, FILE of tags with --tags, or --all")
 
     async def forget(of: SharedCache, key: Any) -> None:
         await (of.purge_namespace() if everything else of.purge_tags(key) if tags else of.delete(key))

@@ -155,9 +155,9 @@ def reload(client: AdminClient, as_json: bool) -> None:
 
 
 @ctl.command()
-@click.option("--url", metavar="URL")
-@click.option("--tag", metavar="TAG")
-@click.option("--namespace", metavar="POOL")
+@click.option("--url", metavar="URL", help="This URL, with all its variants.")
+@click.option("--tag", metavar="TAG", help="Every response with this word in Surrogate-Key or Cache-Tag.")
+@click.option("--namespace", metavar="POOL", help="Every response of this pool.")
 @click.option("--soft", is_flag=True, help="Make it stale in place of forgetting it; with --url.")
 @reading
 def purge(
@@ -168,7 +168,8 @@ def purge(
         key: value for key, value in (("url", url), ("tag", tag), ("namespace", namespace)) if value is not None
     }
     if len(body) != 1:
-        raise UsageError("what? accepted: one of --url, --tag and --namespace")
+        found = " and ".join(f"--{key}" for key in body) or "nothing to purge"
+        raise UsageError(f"purge: found {found}; accepted: one of --url, --tag and --namespace")
     told = client.post("purge", body=body | ({"soft": True} if soft else {}))
     echo(told, as_json, lambda: f"purged in {', '.join(told['pools'])}")
 

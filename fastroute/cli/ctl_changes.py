@@ -87,7 +87,8 @@ def drain(
         told = client.get("pools", pool, "servers", name)
         bindings, in_flight = told["bindings"], told["in_flight"]
         over = told["state"] != "draining" if deadline is not None else not bindings and not in_flight
-        line = f"{pool}/{name}: {told['state']}, {bindings} bindings and {in_flight} requests are left"
+        left = f"{tables.counted(bindings, 'binding')} and {tables.counted(in_flight, 'request')} left"
+        line = f"{pool}/{name}: {told['state']}, {left}"
         return bindings + in_flight, line, {"state": told["state"], "bindings": bindings, "in_flight": in_flight}, over
 
     end_s = time.monotonic() + timeout if timeout else float("inf")
@@ -126,7 +127,7 @@ def weight(client: AdminClient, server: tuple[str, ...], as_json: bool) -> None:
 @click.argument("pool")
 @click.argument("address")
 @click.option("--name", metavar="NAME", help="Its identity; the address unless given.")
-@click.option("--weight", type=click.IntRange(0, 65535), default=1, show_default=True)
+@click.option("--weight", type=click.IntRange(0, 65535), default=1, show_default=True, help="0 takes no new users.")
 @click.option("--backup", is_flag=True, help="Used only when no other server is ready.")
 @changing
 def add_server(
@@ -159,7 +160,7 @@ def remove_server(client: AdminClient, server: tuple[str, ...], as_json: bool) -
 def release(client: AdminClient, pool: str, key: str | None, server: str | None, as_json: bool) -> None:
     """End KEY's binding: its next request is a new user's. With --server: move all of a server's to the others."""
     if (key is None) == (server is None):
-        raise UsageError("whose? accepted: a KEY, or --server S")
+        raise UsageError(f"release: found {'both' if key else 'neither'}; accepted: one of KEY and --server S")
     if key is not None:
         told = client.post("affinity", pool, "release", body=order_of(client, key=key))
         said = {"absent": "was not bound", "moved": "was bound anew meanwhile: that binding stays"}

@@ -9,9 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["affinity", "binding", "fleet", "pools", "printed", "server", "servers"]
+__all__ = ["affinity", "binding", "counted", "fleet", "pools", "printed", "server", "servers"]
 
 COLOURS = {"ready": "green", "draining": "yellow", "maintenance": "blue", "down": "red", "ejected": "magenta"}
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 binding", "2 bindings"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def printed(table: Any) -> str:
@@ -105,7 +110,7 @@ def server(pool: str, told: dict[str, Any]) -> str:
     """What a change came to, in one or two lines."""
     lines = [
         f"{pool}/{told['name']}: {told['state']}, weight {told['weight']}, {told['in_flight']} in flight, "
-        f"{told['bindings']} bindings"
+        f"{counted(told['bindings'], 'binding')}"
     ]
     if told["workers_following"] < told["workers"]:
         lines.append(f"only {told['workers_following']} of {told['workers']} workers follow so far: look again")
@@ -169,7 +174,17 @@ def binding(told: dict[str, Any]) -> str:
     for place in ("zone", "store"):
         found = told[place]
         if found:
-            lines.append(
-                f"  {place}: " + ", ".join(f"{key} {value}" for key, value in found.items() if value is not None)
-            )
+            lines.append(f"  {place}: {_record(found)}")
     return "\n".join(lines)
+
+
+def _record(found: dict[str, Any]) -> str:
+    """What the zone or the store has of a key."""
+    if found.get("server") is None:
+        return {"miss": "nothing"}.get(found.get("status", ""), str(found.get("status", "nothing")))
+    parts = [str(found["server"]), f"term {found['term']}", f"generation {found['generation']}"]
+    if found.get("age_ms") is not None:
+        parts.append(f"{found['age_ms'] / 1000:.1f} s old")
+    parts += ["seen once"] if found.get("once") else []
+    parts += ["provisional: decided while the store was away"] if found.get("provisional") else []
+    return ", ".join(parts)

@@ -110,13 +110,17 @@ def loads(
 
 
 def _full(where: Path, message: str) -> str:
-    """The message with the section it speaks of, where the line alone may not tell (several tables alike)."""
-    sections = [str(part) for part in where if isinstance(part, str)]
-    return (
-        f"{'.'.join(sections[:2])}: {message}"
-        if sections[:1] in (["pools"], ["listeners"]) and len(sections) > 1
-        else message
-    )
+    """The message with the table it speaks of: the line alone may not tell which of several `timeout` is meant."""
+    named = where[:1] in (("pools",), ("listeners",))
+    table = where if named and len(where) == 2 else where[:-1]
+    parts: list[str] = []
+    for part in table:
+        if not isinstance(part, str):
+            break
+        parts.append(part)
+    if parts and message.startswith(f"{parts[-1]}:") and not (named and len(parts) == 2):
+        parts.pop()  # a list, which the message names itself
+    return f"{'.'.join(parts)}: {message}" if parts else message
 
 
 def _resolve(raw: Config, environment: Mapping[str, str] | None) -> Config:

@@ -249,9 +249,15 @@ async def _open_caches(config: Config, parts: Parts) -> None:
 
 
 def make_affinity(
-    config: Config, sticky: StickyConfig, store: Memcached | None, zone: Zone | None, clock: Clock
+    config: Config,
+    sticky: StickyConfig,
+    store: Memcached | None,
+    zone: Zone | None,
+    clock: Clock,
+    *,
+    listens: bool = True,
 ) -> Affinity:
-    """What remembers the bindings of a sticky pool."""
+    """What remembers the bindings of a sticky pool; `listens`: in a process that may run the push channel."""
     return Affinity(
         store,
         ttl=sticky.ttl_s,
@@ -262,6 +268,7 @@ def make_affinity(
         near_ttl=config.store.near_ttl_s if config.store else "2s",
         clock=clock,
         max_lifetime=sticky.max_lifetime_s,
+        listens=listens,
     )
 
 

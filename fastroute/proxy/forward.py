@@ -225,7 +225,7 @@ class SlowPath:
         out_s = self._passive.refused(name, others_ready=pool.ready_count - 1)
         if out_s is None:
             return
-        log.warning("pool %s: server %s is out for %.0f s: %s", pool.name, name, out_s, error)
+        log.warning("pool %s: server %s is out for %.0f s: %s", pool.name, name, out_s, error.detail)
         self._standing.mark(name, "refused", True)
         self._returns[name] = asyncio.get_running_loop().call_later(out_s, self._let_in, name)
 

@@ -35,6 +35,7 @@ from fastroute.health.checks import Outcome
 from fastroute.health.content import current_of, odd_ones
 from fastroute.health.verdict import Verdict
 from fastroute.proxy.asking import Asking
+from fastroute.proxy.store_told import StoreTold
 from fastroute.proxy.sweeps import Sweeps, sweeps_anything
 from fastroute.proxy.verdicts import Verdicts
 
@@ -105,6 +106,7 @@ class Keeper:
         self._asking = Asking(self._parts, self._clock, note=self._note, tell=self._tell)
         self._probes = Probes(self._board.name or "replica", self._asking.plans(), clock=self._clock)
         self._sweeps = Sweeps(self._parts, self._board, self._seat.columns, self._clock)
+        self._store_told = StoreTold(self._board, self._seat.columns.nodes if self._config.store else {})
         self._told_checks: dict[Key, tuple[float, str]] = {}
         self._current: dict[str, str] = {}
         self._odd: dict[str, set[str]] = {}
@@ -161,6 +163,7 @@ class Keeper:
                     if task.done():
                         task.result()
                 self._follow_members()
+                self._store_told.turn(self._clock.monotonic_s())
                 if self._sweeps.turn() | self._look_for_drift():
                     self._tell_all()
                 await asyncio.sleep(LOOK_S)

@@ -97,7 +97,8 @@ async def open_upstream(
             f"no TLS connection to {server.address}: {reason}", server=server.name, phase="handshake"
         ) from error
     except OSError as error:
-        raise ConnectError(f"no connection to {server.address}: {error}", server=server.name) from error
+        reason = error.strerror or error
+        raise ConnectError(f"no connection to {server.address}: {reason}", server=server.name) from error
     return protocol
 
 

@@ -170,6 +170,7 @@ def test_the_scrape_says_what_happened(site: Site) -> None:
     assert set(after["fastroute_store_up"].values()) == {1}
     until(lambda: site.admin.total("fastroute_claims_total", result="won") > 8, "claims are told twice a second")
     assert sum(after["fastroute_near_mode"].values()) == 1
+    until(lambda: site.admin.total("fastroute_near_mode", mode="push") == 1, "a worker listens, not the admin process")
     assert after["fastroute_build_info"]
     assert after["fastroute_workers"][(("state", "accepting"),)] == 2
 

@@ -175,7 +175,7 @@ def test_a_drain_ends_when_nothing_is_left(site: Site) -> None:
         said = pool.submit(site.ctl, "drain", name, "--deadline", "10m", "--wait")
         until(lambda: site.admin.server(name)["state"] == "draining", "the drain has begun")
         assert "done" in site.ctl("affinity", "release", "app", "--server", name)
-        assert f"app/{name}: maintenance, 0 bindings and 0 requests are left" in said.result()
+        assert f"app/{name}: maintenance, 0 bindings and 0 requests left" in said.result()
 
 
 def test_all_bindings_of_a_server_are_released_with_progress(site: Site) -> None:

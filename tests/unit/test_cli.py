@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -54,7 +55,7 @@ def test_check_as_json(file):
     bad = json.loads(result.stdout)
     assert (result.exit_code, bad["ok"]) == (1, False)
     assert (bad["errors"][0]["file"], bad["errors"][0]["line"]) == (str(file), 8)
-    assert bad["errors"][0]["message"].startswith('pools.app: unknown key "x"')
+    assert bad["errors"][0]["message"].startswith('pools.app.sticky: unknown key "x"')
 
 
 def test_check_of_a_file_that_is_not_there_is_status_1():
@@ -145,3 +146,12 @@ def test_bench_says_which_peer_is_not_installed(monkeypatch):
     found = list(speed._peers(lambda *_: pytest.fail("nothing to measure")))
     assert [figure.ns for figure in found] == [None] * 4
     assert all("not installed" in figure.name for figure in found)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastroute", "version"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "fastroute: the output cannot be written: No space left on device\n")

@@ -439,3 +439,23 @@ def test_listener_that_points_to_itself_is_refused(bind, server):
     error = refused(text)
     assert error.line == 16
     assert "itself" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[pools.app.sticky]", "[pools.app.sticky]\nmax_lifetime = true", "pools.app.sticky: max_lifetime: found true"),
+        (
+            "[pools.app.sticky]",
+            "[pools.app.timeouts]\nidle = -1\n[pools.app.sticky]",
+            "pools.app.timeouts: idle: found -1",
+        ),
+        ("[store]", '[store]\ntimeout = "soon"', 'store: timeout: found "soon"'),
+        ("[store]", "[store]\ncopies = 2", "store: copies: found 2 with 1 nodes"),
+        ("[store]", '[admin]\ntoken = "abc"\n[store]', "admin: token: found a literal"),
+        ("[store]", "workers = 0\n[store]", "workers: found 0"),
+    ],
+)
+def test_a_mistake_names_its_table_since_keys_of_several_are_alike(old, new, message):
+    found = str(refused(GOOD.replace(old, new, 1)))
+    assert f": {message}" in found or found.startswith(message)
