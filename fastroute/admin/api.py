@@ -17,7 +17,7 @@ from typing import Any
 import fastroute
 from fastroute._core.board import Board
 from fastroute.admin import guard, view
-from fastroute.admin.asked import Wrong, body_of, known_pool
+from fastroute.admin.asked import Wrong, body_of, by_of, known_pool, scope_of
 from fastroute.admin.desk import Desk
 from fastroute.admin.http import Request, Response, error, json_response
 from fastroute.admin.live import Live
@@ -238,7 +238,9 @@ class Api:
     # ---- changing
 
     async def _purge(self, request: Request) -> Response:
-        told = body_of(request, "url", "tag", "namespace", "soft")
+        told = body_of(request, "url", "tag", "namespace", "soft", "scope", "by")
+        scope_of(told)  # either: what the store has forgotten, every replica has
+        by = by_of(told, "operator")
         named = {key: told[key] for key in ("url", "tag", "namespace") if key in told}
         soft = told.get("soft", False)
         hint = 'send one of {"url": ...}, {"tag": ...} and {"namespace": POOL}, with "soft": true or false'
@@ -253,7 +255,7 @@ class Api:
             missing = ", ".join(pool for pool, done in pools.items() if not done)
             hint = "a node that is away may come back with what it had; purge again then"
             return error(409, "unconfirmed", f"not confirmed by every node: {missing}", hint)
-        log.info("purged: %s", json.dumps({**named, "soft": soft}))
+        log.info("purged by %s: %s", by, json.dumps({**named, "soft": soft}))
         return json_response({**named, "soft": soft, "pools": sorted(pools)})
 
     async def _reload(self, request: Request) -> Response:
