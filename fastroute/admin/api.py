@@ -17,7 +17,7 @@ from typing import Any
 import fastroute
 from fastroute._core.board import Board
 from fastroute.admin import guard, view
-from fastroute.admin.asked import Wrong, body_of, known_pool
+from fastroute.admin.asked import Wrong, body_of, by_of, known_pool, scope_of
 from fastroute.admin.desk import Desk
 from fastroute.admin.http import Request, Response, error, json_response
 from fastroute.admin.live import Live
@@ -238,7 +238,9 @@ class Api:
     # ---- changing
 
     async def _purge(self, request: Request) -> Response:
-        told = body_of(request, "url", "tag", "namespace", "soft")
+        told = body_of(request, "url", "tag", "namespace", "soft", "scope", "by")
+        scope_of(told)  # either: what the store has forgotten, every replica has
+        by = by_of(told, "operator")
         named = {key: told[key] for key in ("url", "tag", "namespace") if key in told}
         soft = told.get("soft", False)
         hint = 'send one of {"url": ...}, {"tag": ...} and {"namespace": POOL}, with "soft": true or false'
@@ -254,7 +256,7 @@ class Api:
             hint = "a node that is away may come back with what it had; purge again then"
             return error(409, "unconfirmed", f"not confirmed by every node: {missing}", hint)
         what, which = next(iter(named.items()))
-        log.info("cache: %s %s %s", what, json.dumps(which), "was made stale" if soft else "was purged")
+        log.info("cache: %s %s %s by %s", what, json.dumps(which), "was made stale" if soft else "was purged", by)
         return json_response({**named, "soft": soft, "pools": sorted(pools)})
 
     async def _reload(self, request: Request) -> Response:

@@ -15,7 +15,7 @@ import click
 from fastroute.cli import ctl_changes as changes
 from fastroute.cli import ctl_tables as tables
 from fastroute.cli.ctl_client import AdminClient, read_token
-from fastroute.cli.ctl_common import echo, reading
+from fastroute.cli.ctl_common import changing, echo, reading
 from fastroute.errors import UsageError
 
 __all__ = ["ctl"]
@@ -155,21 +155,31 @@ def reload(client: AdminClient, as_json: bool) -> None:
 
 
 @ctl.command()
-@click.option("--url", metavar="URL", help="This URL, with all its variants.")
-@click.option("--tag", metavar="TAG", help="Every response with this word in Surrogate-Key or Cache-Tag.")
-@click.option("--namespace", metavar="POOL", help="Every response of this pool.")
-@click.option("--soft", is_flag=True, help="Make it stale in place of forgetting it; with --url.")
-@reading
+@click.argument("page", metavar="[URL]", required=False)
+@click.option("--url", metavar="URL", help="The responses of this URL, with all variants.")
+@click.option("--tag", metavar="TAG", help="Those with this word in Surrogate-Key, Cache-Tag or Cache-Groups.")
+@click.option("--namespace", metavar="POOL", help="Those of this pool.")
+@click.option("--soft", is_flag=True, help="Make it stale in place of forgetting it; with a URL.")
+@changing
 def purge(
-    client: AdminClient, url: str | None, tag: str | None, namespace: str | None, soft: bool, as_json: bool
+    client: AdminClient,
+    page: str | None,
+    url: str | None,
+    tag: str | None,
+    namespace: str | None,
+    soft: bool,
+    as_json: bool,
 ) -> None:
-    """Forget responses that are cached, on all replicas."""
+    """Forget responses that are cached, on all replicas, with or without --fleet."""
+    if page is not None and url is not None:
+        raise UsageError("purge: found two URLs; accepted: one")
+    url = url if page is None else page
     body: dict[str, Any] = {
         key: value for key, value in (("url", url), ("tag", tag), ("namespace", namespace)) if value is not None
     }
     if len(body) != 1:
         found = " and ".join(f"--{key}" for key in body) or "nothing to purge"
-        raise UsageError(f"purge: found {found}; accepted: one of --url, --tag and --namespace")
+        raise UsageError(f"purge: found {found}; accepted: one of URL, --tag and --namespace")
     told = client.post("purge", body=body | ({"soft": True} if soft else {}))
     echo(told, as_json, lambda: f"purged in {', '.join(told['pools'])}")
 

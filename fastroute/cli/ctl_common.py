@@ -30,7 +30,7 @@ def _command(changes: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]
             client = click.get_current_context().obj()
             if client.everywhere and not changes:
                 raise UsageError(
-                    "--fleet is for changes: drain, ready, maintenance, weight, servers add, affinity release"
+                    "--fleet is for changes: drain, ready, maintenance, weight, servers add, affinity release, purge"
                 )
             try:
                 command(client, *args, as_json=as_json, **keys)

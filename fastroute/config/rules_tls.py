@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 
 from fastroute.clock import SYSTEM, Clock
+from fastroute.config.certificates import Validity, validity
 from fastroute.config.kinds import quote
-from fastroute.config.schema import Config
+from fastroute.config.schema import Config, StoreTls
+from fastroute.config.tls import FILE_BYTES_MAX
 
 __all__ = ["EXPIRES_SOON_S", "certificate_warnings"]
 
@@ -36,6 +38,18 @@ def certificate_warnings(config: Config, clock: Clock = SYSTEM) -> Iterator[tupl
         if pool.tls is not None and pool.tls.certificate and (said := _said(pool.tls.begins_s, pool.tls.ends_s, now_s)):
             message = f"the certificate in {_path(pool.tls.certificate)}, or one of its chain, {said}"
             yield ("pools", name, "tls"), message
+    tls = config.store.tls if config.store is not None else False
+    if isinstance(tls, StoreTls) and tls.certificate and (said := _said(*_validity_of(tls.certificate), now_s)):
+        yield ("store", "tls"), f"the certificate in {_path(tls.certificate)}, or one of its chain, {said}"
+
+
+def _validity_of(path: str) -> Validity:
+    """Of a file that the configuration does not hold: what cannot be read is said where it is loaded."""
+    try:
+        with open(path, "rb") as file:
+            return validity(file.read(FILE_BYTES_MAX))
+    except (OSError, ValueError):
+        return Validity()
 
 
 def _path(path: str) -> str:

@@ -104,7 +104,7 @@ def test_what_is_looked_at_is_printed_as_tables_and_as_json(replica: Replica) ->
         (("--fleet", "pools"), 2, "--fleet is for changes"),
         (("--fleet", "drain", "app", "NAME"), 1, "needs a [store]"),
         (("purge", "--tag", "x"), 1, "no response is cached here"),
-        (("purge",), 2, "one of --url"),
+        (("purge",), 2, "one of URL"),
     ],
 )
 def test_an_error_is_one_line_that_says_what_to_do(

@@ -28,9 +28,9 @@ class Site:
         answer = await asyncio.to_thread(Admin(self.admin.port, token).ask, "POST", "/api/v1/purge", body)
         return answer.status_code, answer.json()
 
-    async def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+    async def ctl(self, *words: str, fleet: bool = False) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "fastroute", "ctl", "--admin", f"127.0.0.1:{self.admin.port}"]
-        command += ["--token-file", str(self.token), "purge", *words]
+        command += ["--token-file", str(self.token), *(["--fleet"] if fleet else []), "purge", *words]
         return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -78,7 +78,14 @@ async def test_purges_are_answered_to_the_letter_and_by_the_operators_token_alon
 
     done = await site.ctl("--json", "--url", URL)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"url": URL, "soft": False, "pools": ["app"]})
-    for words, status in ((("--url", "nonsense"), 1), ((), 2), (("--url", URL, "--tag", "t1"), 2)):
+    done = await site.ctl(URL, "--soft")
+    assert (done.returncode, done.stdout) == (0, "purged in app\n")
+    assert (await site.ask({"tag": "t1", "scope": "fleet", "by": "ann"}))[0] == 200
+    assert (await site.ask({"tag": "t1", "scope": "everywhere"}))[0] == 400
+    done = await site.ctl("--tag", "t1", fleet=True)
+    assert (done.returncode, done.stdout) == (0, "purged in app\n")
+    twice = (URL, "--url", URL)
+    for words, status in ((("--url", "nonsense"), 1), ((), 2), (("--url", URL, "--tag", "t1"), 2), (twice, 2)):
         done = await site.ctl(*words)
         assert done.returncode == status, (words, done)
         assert len(done.stderr.strip().splitlines()) >= 1

@@ -122,6 +122,19 @@ def test_a_certificate_that_ends_soon_or_has_ended_is_told_wherever_it_stands(pa
         assert 'server.pem", or one of its chain, ' in message
 
 
+def test_the_certificate_that_is_shown_to_the_store_is_told_too(pair, tmp_path):
+    shown = shutil.copy(pair.certificate, tmp_path / "shown.pem")
+    store = f'[store]\nmemcached = ["m:1"]\ntls = {{ certificate = "{shown}", key = "{pair.key}" }}\n'
+    path = configuration(tmp_path, pair)
+    path.write_text(store + path.read_text())
+    config = load(path).config
+    ends_s = validity(pathlib.Path(pair.certificate).read_bytes()).ends_s
+    found = dict(certificate_warnings(config, ManualClock(wall_s=ends_s + 60)))
+    assert "ended on" in found[("store", "tls")]
+    pathlib.Path(shown).unlink()  # since it was checked
+    assert ("store", "tls") not in dict(certificate_warnings(config, ManualClock(wall_s=ends_s + 60)))
+
+
 def test_a_certificate_that_has_not_begun_is_told(pair, tmp_path):
     config = loaded(tmp_path, pair).config
     begins_s = validity(pathlib.Path(pair.certificate).read_bytes()).begins_s
