@@ -19,7 +19,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
+from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, AffinityView, Binding, fr_near
 from fastroute._core.board cimport FR_WHY_NEAR, FR_WHY_OTHER, FR_WHY_POLICY, fr_observe
 from fastroute._core.http_facts cimport Facts
 from fastroute._core.http_fields cimport FR_PIECE_HOST, fr_field_rules, fr_fields_drop, fr_text
@@ -45,6 +45,7 @@ from fastroute._core.http_terms cimport Terms, plain_address
 from fastroute._core.http_upstream cimport FR_FAIL_CLOSED, FR_FAIL_TIMEOUT, Upstream
 from fastroute._core.http_wire cimport fr_now_ns, fr_out, fr_out_clear, fr_out_free, fr_out_put
 from fastroute._core.selection cimport Selection, make_selection
+from fastroute._core.token cimport fr_token
 
 from fastroute._core.board import REASONS as _REASONS
 
@@ -249,13 +250,27 @@ cdef class Attempt(Facts):
         size = route.sticky.find(data, head, self.client, &self.binding, &key)
         if size:
             self.key = PyBytes_FromStringAndSize(<const char *>key, size)
-        elif route.sticky.kind == FR_FROM_INSERT:
+        elif route.sticky.kind == FR_FROM_INSERT and not (self.binding.stale and self._stands()):
             # A client without a usable cookie of ours: the policy decides, and the cookie is the binding's first form.
             route.sticky.invent(&self.binding)
         if self.binding.wants_body:
             self._gather()
         elif route.near is None or not self.look():
             self._choose()
+
+    cdef bint _stands(self) noexcept:
+        """The cookie is too old, but does its binding stand? Something of the user's that goes on has kept it up."""
+        cdef AffinityView view = self.route.router.view
+        try:
+            key = PyBytes_FromStringAndSize(<const char *>self.binding.token.key, sizeof(self.binding.token.key))
+            if view is None or not isinstance(view.lookup(view.fingerprint(key)), Binding):
+                return False
+            self.key = key
+        except Exception as error:
+            self.report(error)
+            return False
+        self.binding.has_token = True  # an answer brings a new one
+        return True
 
     cdef void _gather(self) noexcept:
         """The key, or a better one, may stand in the JSON body: wait until it is whole."""
@@ -366,11 +381,18 @@ cdef class Attempt(Facts):
             self.unexpected(error)
 
     cdef void on_renew(self) noexcept:
-        if self.binding.bound and self.key is not None:
-            try:
+        cdef fr_token *token = &self.binding.token
+        try:
+            if self.binding.bound and self.key is not None:
                 self.route.router.touch_soon(self.key)
-            except Exception as error:
-                self.report(error)
+            elif self.binding.fresh_token and self.head_sent and self.route.sticky.kind == FR_FROM_INSERT:
+                # A stranger's first request lasts: its cookie may be too old when it comes back, and would be all there is.
+                self.key = PyBytes_FromStringAndSize(<const char *>token.key, sizeof(token.key))
+                self.route.router.learn(self.key, self.slot, token.term)
+                self.binding.term, self.binding.generation = token.term, token.generation
+                self.binding.bound, self.binding.fresh_token = True, False
+        except Exception as error:
+            self.report(error)
 
     cdef bint asked_for(self, const uint8_t *data, const fr_head *head) noexcept:
         return (self.upgrades and self.request is not None

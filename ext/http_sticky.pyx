@@ -115,6 +115,7 @@ cdef class Sticky:
         cdef fr_span client, found
         cdef int i
         if self.kind == FR_FROM_INSERT:
+            binding.stale = False
             size = fr_cookie_value(data, head, self.rules[0].name, self.rules[0].name_size, &at)
             if size > 0 and self._verify(data + at, size, binding):
                 key[0] = binding.token.key
@@ -175,7 +176,10 @@ cdef class Sticky:
         age = self.engine.minute - binding.token.issued_minute if self.engine.minute > binding.token.issued_minute else 0
         if (age > self.ttl_minutes + (self.ttl_minutes + 3) // 4
                 or binding.token.issued_minute > self.engine.minute + self.ttl_minutes):
-            self.engine.counts.cookie_rejected[5] += 1
+            if self.kind == FR_FROM_INSERT and age:
+                binding.stale = True
+            else:
+                self.engine.counts.cookie_rejected[5] += 1
             return False
         # Issued up to a quarter before its user's last request: past ttl the binding may live, the hint not.
         binding.has_token = True
@@ -184,6 +188,7 @@ cdef class Sticky:
         return True
 
     cdef void invent(self, fr_binding *binding) noexcept:
+        self.engine.counts.cookie_rejected[5] += binding.stale
         binding.fresh_token = True
         self.engine.random(binding.token.key, sizeof(binding.token.key))
         self._draw_term(binding)

@@ -46,6 +46,7 @@ cdef class Attempt(Facts):
     cdef bint know_peer(self) except -1
     cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
     cdef bint _wait(self, int phase) noexcept
+    cdef bint _stands(self) noexcept
     cdef void _gather(self) noexcept
     cdef void _gathered(self) noexcept
     cdef void _choose(self) noexcept

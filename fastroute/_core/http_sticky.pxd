@@ -40,6 +40,7 @@ ctypedef struct fr_binding:
     bint has_token                      # the client brought a cookie of ours that counts
     bint fresh_token                    # it gets its first one with this answer
     bint hint                           # the cookie's server, term and generation count too
+    bint stale                          # after find() without a key: the client brought one in a cookie that is too old
     bint old_key                        # the cookie was signed by a key that is on its way out
     bint wants_body                     # a JSON body comes first in the list, or nothing else has a key
     char network[64]                    # text of a client's network

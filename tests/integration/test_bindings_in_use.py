@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from fastroute._core.token import TokenCodec
 from fastroute.affinity import base, binding
 from fastroute.config.load import loads
 from fastroute.proxy import build
 from tests.support.memcached import Memcached
-from tests.support.relaying import SECRET, Client, Seen, client, proxying, serving, until, unused_port
+from tests.support.relaying import SECRET, WAIT_S, Client, Seen, client, proxying, serving, unused_port
 
 LIFE_S = 5.0
 """A renewal is due after a quarter of it: it may be three seconds late."""
@@ -161,18 +162,20 @@ async def use(web: int, name: str, request: bytes, does: User) -> tuple[str, str
         return reason, "home" if after == before else "elsewhere"
 
 
+def stored(store: Memcached) -> list[bytes]:
+    """Names and versions of the bindings in the store; to touch a record does not change its version."""
+    found = []
+    for slab in {name.split(":")[1] for name in store.statistics("items")}:
+        for name in re.findall(rb"ITEM (fr:a:\S+)", store.command(f"stats cachedump {slab} 0", end=b"END\r\n")):
+            found.append(name + store.command(f"mg {name.decode()} c").removeprefix(b"HD").rstrip())
+    return found
+
+
 async def records(store: Memcached) -> list[bytes]:
-    """Names and versions of what is stored, once there is something; to touch a record does not change its version."""
-    found: list[bytes] = []
-
-    def look() -> list[bytes]:
-        found.clear()
-        for slab in {name.split(":")[1] for name in store.statistics("items")}:
-            for name in re.findall(rb"ITEM (fr:a:\S+)", store.command(f"stats cachedump {slab} 0", end=b"END\r\n")):
-                found.append(name + store.command(f"mg {name.decode()} c").removeprefix(b"HD").rstrip())
-        return found
-
-    await until(look, "a record is stored")
+    """Likewise, once there is one."""
+    async with asyncio.timeout(WAIT_S):
+        while not (found := stored(store)):
+            await asyncio.sleep(0.02)
     return found
 
 
@@ -226,3 +229,45 @@ async def test_the_first_request_of_a_key_keeps_its_binding_however_long_it_take
         assert await records(store) == before
         async with client(web) as other:
             assert await asked(other, "x") == (home, "affinity-near")
+
+
+def aged(cookie: str, minutes: int) -> str:
+    """The balancer's cookie as it would be, had it been issued so much earlier."""
+    codec = TokenCodec([SECRET.encode()], "fr", "affinity:app")
+    key, digest, term, generation, issued = codec.verify_text(cookie.split(";")[0].removeprefix("fastroute="))
+    return f"Cookie: fastroute={codec.sign_text(key, digest, term, generation, issued - minutes)}"
+
+
+async def test_a_cookie_that_grew_too_old_during_a_strangers_first_response_still_leads_to_his_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "ONCE_S", 1.0)  # so that the first renewal does not take 15 s
+    async with two_servers(key="insert", ttl_s=60) as (web, _, store), client(web) as one, client(web) as other:
+        one.send(ask("/events", "x"))
+        _, fields = await one.head()
+        home, cookie = home_of(fields)[0], aged(fields["set-cookie"], 60)
+        assert stored(store) == []  # who never comes back costs the store nothing
+        reading = asyncio.ensure_future(events(one, Clock(3600)))
+        await records(store)  # by now it is known that this takes longer
+        other.send(ask("/", "x", cookie))
+        _, fields, _ = await other.response()
+        server, reason = home_of(fields)
+        assert (server, reason.split("-")[0]) == (home, "affinity")
+        other.send(ask("/", "x", fields["set-cookie"].replace("fastroute", "Cookie: fastroute", 1).split(";")[0]))
+        _, fields, _ = await other.response()  # with the cookie that he was given in exchange
+        assert home_of(fields)[0] == home
+        assert "set-cookie" not in fields
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_a_cookie_that_is_too_old_and_whose_binding_has_ended_makes_a_stranger() -> None:
+    async with two_servers(key="insert", ttl_s=60) as (web, _, store), client(web) as one:
+        one.send(ask("/", "x"))
+        _, fields, _ = await one.response()
+        one.send(ask("/", "x", aged(fields["set-cookie"], 60)))
+        _, again, _ = await one.response()
+        assert home_of(again)[1] == "policy"
+        assert again["set-cookie"].split(".")[1] == fields["set-cookie"].split(".")[1]  # one key ring,
+        assert again["set-cookie"] != fields["set-cookie"]  # another user
+        assert stored(store) == []

@@ -153,6 +153,7 @@ async def test_the_cookies_hint_names_the_server_when_nothing_else_knows_the_key
 
 async def test_the_cookie_is_issued_again_after_a_quarter_of_its_life_and_void_after_the_whole() -> None:
     clock = ManualClock()
+    codec = TokenCodec([SECRET.encode()], "fr", "affinity:app")
     async with serving(echo) as (port, _):
         config = configured([port], sticky=INSERT)  # 8 minutes
         one_socket = socket.create_server(("127.0.0.1", 0))
@@ -174,7 +175,8 @@ async def test_the_cookie_is_issued_again_after_a_quarter_of_its_life_and_void_a
             clock.advance(3600)
             proxy.tick()
             before = proxy.statistics()["cookie_rejected"]["expired"]
-            _, fields, _ = await one.get("/", cookie)
+            old = codec.sign_text(b"n" * 16, codec.server_digest("s1"), 7, 1, int(clock.wall_s() / 60) - 60)
+            _, fields, _ = await one.get("/", f"Cookie: fastroute={old}")
             assert "set-cookie" in fields
             assert proxy.statistics()["cookie_rejected"]["expired"] == before + 1
         from fastroute import Zone
