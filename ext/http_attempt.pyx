@@ -247,6 +247,8 @@ cdef class Attempt(Facts):
             self.key, self.binding.rule = self.hook_key, -1
             self._choose()
             return
+        if route.sticky.looks_left:
+            route.sticky.look(data, head)
         size = route.sticky.find(data, head, self.client, &self.binding, &key)
         if size:
             self.key = PyBytes_FromStringAndSize(<const char *>key, size)

@@ -363,6 +363,8 @@ cdef class Downstream(Caching):
 
     cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept:
         """After the server's fields come our own."""
+        if self.route.sticky.peeks_left:
+            self.route.sticky.peek(data, head)
         if self.route.sticky.learns:
             self._learn(data, head)
         if self.hook_key is None:  # a key that a hook names needs no cookie

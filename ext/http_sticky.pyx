@@ -12,6 +12,7 @@ from fastroute._core.hashes cimport fr_fingerprint, fr_siphash128
 from fastroute._core.http_head cimport (
     FR_BODY_CHUNKED, FR_BODY_LENGTH, FR_FIELD_SET_COOKIE, fr_cookie_value, fr_field, fr_head
 )
+from fastroute._core.http_sights cimport Sights
 from fastroute._core.http_wire cimport Engine, fr_out, fr_out_clear, fr_out_put, fr_out_text
 from fastroute._core.router cimport Router
 from fastroute._core.token cimport FR_TOKEN_OK, TokenCodec
@@ -104,6 +105,19 @@ cdef class Sticky:
         memcpy(&self.mark_key, <const char *>mark_key, 16)
         self.ttl_minutes = max(1, <uint32_t>((ttl_s + 59) // 60))
         self.set_cookie = (cookie_attributes + "\r\n").encode("ascii")
+
+    def watch(self, Sights sights, int most):
+        """Put the cookies of the next `most` requests, and of as many responses, aside there."""
+        self.sights = sights
+        self.looks_left = self.peeks_left = most if sights is not None else 0
+
+    cdef void look(self, const uint8_t *data, const fr_head *head) noexcept:
+        self.looks_left -= 1
+        self.sights.request(data, head)
+
+    cdef void peek(self, const uint8_t *data, const fr_head *head) noexcept:
+        self.peeks_left -= 1
+        self.sights.response(data, head)
 
     cdef const uint8_t *own_cookie(self, size_t *size) noexcept:
         size[0] = PyBytes_GET_SIZE(self.hint_name)

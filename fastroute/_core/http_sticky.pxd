@@ -3,6 +3,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastroute._core.http_head cimport fr_head
+from fastroute._core.http_sights cimport Sights
 from fastroute._core.http_wire cimport Engine, fr_out
 from fastroute._core.router cimport Router
 from fastroute._core.hashes cimport fr_hash_key
@@ -61,6 +62,11 @@ cdef class Sticky:
     cdef bytes hint_name                # of the balancer's own cookie: the rule's with FR_FROM_INSERT; beside an application's; or b""
     cdef fr_hash_key mark_key           # beside an application's cookie: the token's key is a mark of that cookie
     cdef bytes set_cookie               # what follows the token in Set-Cookie
+    cdef int looks_left, peeks_left     # requests and responses whose cookies are put aside; 0 most of the time
+    cdef Sights sights                  # where; None: nowhere, and both are 0
+    # Put aside this request's, this response's cookies: while looks_left, peeks_left is not 0.
+    cdef void look(self, const uint8_t *data, const fr_head *head) noexcept
+    cdef void peek(self, const uint8_t *data, const fr_head *head) noexcept
     # Size of the request's key, 0: it has none; *key points into the head, the client's address or the binding.
     cdef Py_ssize_t find(self, const uint8_t *data, const fr_head *head, bytes client_text, fr_binding *binding, const uint8_t **key) noexcept
     # The key in a JSON body, in the engine's scratch buffer; 0: none. After find() with wants_body.

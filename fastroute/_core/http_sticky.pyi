@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from typing import final
 
+from fastroute._core.http_sights import Sights
 from fastroute._core.http_wire import Engine
 from fastroute._core.token import TokenCodec
 
@@ -24,5 +25,6 @@ class Sticky:
         ttl_s: float = 0,
         cookie_attributes: str = "",
     ) -> None: ...
+    def watch(self, sights: Sights | None, most: int) -> None: ...
     @property
     def reads_json(self) -> bool: ...

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -232,8 +233,11 @@ class Api:
             view.server_of(one, replica.order_of(name, one.name), replica.deadline_of(name, one.name))
             for one in pool.servers
         ]
-        rebalance = {"rebalance": self._desk.told_rebalance(name)}
-        return view.pool_of(pool, servers) | view.changes_of(replica.changes_of(name)) | rebalance
+        more = {
+            "rebalance": self._desk.told_rebalance(name),
+            "warnings": view.warnings_of(name, replica.config.pools[name], replica.told.layers, time.time()),
+        }
+        return view.pool_of(pool, servers) | view.changes_of(replica.changes_of(name)) | more
 
     # ---- changing
 

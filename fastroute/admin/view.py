@@ -6,11 +6,14 @@ import dataclasses
 from typing import Any
 
 from fastroute.config.membership import name_of
+from fastroute.config.schema import PoolConfig
 from fastroute.metrics.figures import Figures, PoolFigures, ServerFigures
-from fastroute.metrics.notice import PoolChanges
+from fastroute.metrics.notice import LAYER_AGAIN_S, LayerSeen, PoolChanges
+from fastroute.proxy.layers import said
 from fastroute.proxy.orders import Order
+from fastroute.session.foreign import is_meant
 
-__all__ = ["changes_of", "order_of", "pool_of", "ready", "server_of", "statistics_of"]
+__all__ = ["changes_of", "order_of", "pool_of", "ready", "server_of", "statistics_of", "warnings_of"]
 
 
 def server_of(server: ServerFigures, order: Order, deadline_s: float | None = None) -> dict[str, Any]:
@@ -71,6 +74,30 @@ def changes_of(changes: PoolChanges) -> dict[str, Any]:
         "found_at": changes.found_at_s or None,
         "found_note": changes.found_note,
     }
+
+
+def warnings_of(name: str, config: PoolConfig, layers: list[LayerSeen], now_s: float) -> list[dict[str, Any]]:
+    """What is probably not as meant in one pool: other layers that are sticky too, told within a day.
+
+    Args:
+        layers: what the replica's notice says of all pools.
+        now_s: wall clock.
+    """
+    if config.sticky is None:
+        return []
+    meant = config.sticky.ignore_layers
+    return [
+        {
+            "kind": "sticky-layer",
+            "side": one.side,
+            "product": one.product,
+            "cookie": one.cookie,
+            "at": one.at_s,
+            "text": said(one),
+        }
+        for one in layers
+        if one.pool == name and now_s - one.at_s < LAYER_AGAIN_S and not is_meant(one.product, one.cookie, meant)
+    ]
 
 
 def ready(figures: Figures) -> list[str]:

@@ -56,6 +56,8 @@ def pools(told: list[dict[str, Any]]) -> Table:
     table = _table("POOL<", "POLICY<", "SERVERS", "READY", "BINDINGS", *columns, "PENDING", "REQUESTS", "NOTE<")
     for one in told:
         note = Text("panic: all servers are used", "red") if one["panic"] else Text("")
+        for warning in one.get("warnings", ()):
+            note.append(f"{', ' if note else ''}sticky too, {warning['side']}: {warning['product']}", "yellow")
         ready = Text(str(one["ready"]), "red" if not one["ready"] else "")
         row = [one["name"], one["policy"], str(len(one["servers"])), ready, str(one["bindings"])]
         if evened:  # what [pools.NAME.rebalance] has moved, and would move now

@@ -290,6 +290,9 @@ class StickyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cookie: Annotated[CookieConfig, Section(CookieConfig)] = CookieConfig()
     hint_cookie: Annotated[bool, Flag()] = True
     """With on = "cookie:NAME": the balancer's own cookie goes out beside it and names the server, signed."""
+    ignore_layers: Annotated[tuple[str, ...], ListOf(Token())] = ()
+    """Cookies of other sticky layers that are meant to be there; "*" at the end: whatever follows. ("*",): none is
+    looked for (fastroute.proxy.layers)."""
 
 
 class PoolTimeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -431,6 +434,11 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Whether somebody looks after what a replica's keeper says of the servers."""
         swept = self.outlier is not None and bool(self.outlier.failure_ratio or self.outlier.latency_factor)
         return self.health is not None or swept
+
+    @property
+    def looks_for_layers(self) -> bool:
+        """Whether other layers that stick are looked for: where this one does, unless that was turned off."""
+        return self.sticky is not None and "*" not in self.sticky.ignore_layers
 
     def server_list(self) -> list[Server]:
         """The servers as pools take them."""

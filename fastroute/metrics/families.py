@@ -133,6 +133,14 @@ def _affinity(out: Page, figures: Figures) -> None:
     modes = [mode for pool in figures.pools for mode in pool.near_modes if mode]
     for mode in ("push", "poll"):
         out.sample(int(bool(modes) and NEAR_MODES[min(modes)] == mode), mode=mode)
+    out.family(
+        "fastroute_sticky_layers_seen_total",
+        "counter",
+        "Looks that met the cookie of another sticky layer, by its side.",
+    )
+    for pool in figures.pools:
+        for side, count in (pool.layers or {}).items():
+            out.sample(count, pool=pool.name, side=side)
     out.family("fastroute_cookie_rejected_total", "counter", "The balancer's own cookies that were refused.")
     for cause, count in figures.engine["cookie_rejected"].items():
         out.sample(count, cause=cause)

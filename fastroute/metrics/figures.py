@@ -15,6 +15,7 @@ from fastroute._core.mc_queue import ROUNDTRIP_BOUNDS_S
 from fastroute.config.schema import Config
 from fastroute.metrics.layout import (
     CACHE_RESULTS,
+    LAYER_SIDES,
     NODE_COUNTED,
     NODE_COUNTED_AT,
     NODE_GAUGES,
@@ -24,6 +25,7 @@ from fastroute.metrics.layout import (
     POOL_COUNTED_AT,
     POOL_GAUGES,
     POOL_GAUGES_AT,
+    POOL_LAYERS_AT,
     Columns,
 )
 from fastroute.model import STATES
@@ -76,6 +78,8 @@ class PoolFigures:
     near_modes: list[int]
     """Of each worker."""
     bindings: int | None = None
+    layers: dict[str, int] | None = None
+    """Sightings of other sticky layers by side; None: they are not looked for."""
 
     @property
     def requests(self) -> int:
@@ -211,6 +215,7 @@ def _pool(board: Board, columns: Columns, name: str, config: Config) -> PoolFigu
         any(one["panic"] for one in gauges),
         sum(one["pending"] for one in gauges),
         [one["near_mode"] for one in gauges],
+        layers=dict(zip(LAYER_SIDES, words[POOL_LAYERS_AT:], strict=False)) if of.looks_for_layers else None,
     )
 
 

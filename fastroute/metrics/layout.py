@@ -19,6 +19,7 @@ from fastroute.metrics.notice import Notice, Told
 
 __all__ = [
     "CACHE_RESULTS",
+    "LAYER_SIDES",
     "NODE_COUNTED",
     "NODE_COUNTED_AT",
     "NODE_GAUGES",
@@ -29,6 +30,7 @@ __all__ = [
     "POOL_COUNTED_AT",
     "POOL_GAUGES",
     "POOL_GAUGES_AT",
+    "POOL_LAYERS_AT",
     "Columns",
     "Ledger",
     "give_column",
@@ -64,6 +66,11 @@ POOL_GAUGES = ("servers", "ready", "panic", "pending", "near_mode")
 CACHE_RESULTS = ("hit", "stale", "revalidated", "miss", "bypass", "collapsed", "error")
 """What became of requests on routes with a cache, in the order of their words."""
 
+LAYER_SIDES = ("front", "servers")
+"""Where a sticky layer was seen, in the order of its words: in front by requests, among the servers by responses."""
+
+POOL_LAYERS_AT = POOL_COUNTED_AT + 15
+
 POOL_CACHE_AT = POOL_COUNTED_AT + 17
 
 POOL_GAUGES_AT = POOL_COUNTED_AT + 24
@@ -92,7 +99,8 @@ NODE_COUNTED_AT = 0
 NODE_GAUGES = ("up", "in_flight")
 NODE_GAUGES_AT = 48
 
-assert len(POOL_COUNTED) <= 17
+assert len(POOL_COUNTED) <= 15
+assert len(LAYER_SIDES) == 2
 assert len(CACHE_RESULTS) == 7
 assert len(POOL_GAUGES) <= 13
 assert len(NODE_COUNTED) <= NODE_GAUGES_AT

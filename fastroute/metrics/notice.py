@@ -28,10 +28,16 @@ import msgspec
 from fastroute.config.schema import ServerConfig
 from fastroute.errors import UsageError
 
-__all__ = ["DOCUMENT_BYTES_MAX", "Notice", "PoolChanges", "Told"]
+__all__ = ["DOCUMENT_BYTES_MAX", "LAYER_AGAIN_S", "LayerSeen", "Notice", "PoolChanges", "Told"]
 
 DOCUMENT_BYTES_MAX = 32 << 20
 """65,000 servers of some 250 bytes each, twice."""
+
+LAYER_AGAIN_S = 86400.0
+"""A sticky layer that is seen is told once in so long."""
+
+LAYERS_MAX = 512
+"""Told at once: some 20 products, on two sides, of the pools that stick."""
 
 _HEADER = struct.Struct("<QQQI")  # version, which half, size, checksum
 _HALVES_AT = 4096
@@ -57,6 +63,22 @@ class PoolChanges(msgspec.Struct, omit_defaults=True):
     deadlines: dict[str, float] = {}
 
 
+class LayerSeen(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Another layer that is sticky too (fastroute.proxy.layers).
+
+    Attributes:
+        side: one of fastroute.metrics.layout.LAYER_SIDES.
+        product, cookie: as fastroute.session.foreign names them.
+        at_s: wall clock, when it was told.
+    """
+
+    pool: str
+    side: str
+    product: str
+    cookie: str
+    at_s: float
+
+
 class Told(msgspec.Struct, omit_defaults=True):
     """The document.
 
@@ -64,11 +86,13 @@ class Told(msgspec.Struct, omit_defaults=True):
         pools: pool -> what differs from the file.
         columns: (pool, server, column) of servers that are not in the file.
         fleet: what fastroute.fleet.changes keeps here.
+        layers: others that are sticky too, as they were told last.
     """
 
     pools: dict[str, PoolChanges] = {}
     columns: list[tuple[str, str, int]] = []
     fleet: Any = None
+    layers: list[LayerSeen] = []
 
 
 class Notice:
@@ -104,16 +128,18 @@ class Notice:
                 break
         return self._seen
 
-    def write(self, change: Callable[[Told], Any]) -> int:
+    def write(self, change: Callable[[Told], Any], *, wait: bool = True) -> int:
         """Change the document and put it in force; the version that it has now.
 
         Args:
             change: gets a copy of the present one and changes it; what it raises is raised, and nothing changes.
+            wait: for another writer.
 
         Raises:
             UsageError: it became too large.
+            BlockingIOError: somebody else writes, and this call was not to wait.
         """
-        with self._locked():
+        with self._locked(wait):
             version, half, size, _ = _HEADER.unpack(os.pread(self._fd, _HEADER.size, 0))
             before = os.pread(self._fd, size, _HALVES_AT + half * DOCUMENT_BYTES_MAX) if version else b"\x80"
             told = msgspec.msgpack.decode(before, type=Told)
@@ -130,9 +156,41 @@ class Notice:
             os.pwrite(self._fd, _HEADER.pack(version + 1, half, len(data), zlib.crc32(data)), 0)
             return int(version) + 1
 
+    def tell_layer(self, seen: LayerSeen) -> bool:
+        """Is this news? A layer is, unless it was told within LAYER_AGAIN_S; one in front is not while servers behind
+        set the same product's cookies, which then come back in requests. Never waits.
+
+        Raises:
+            UsageError: there is no room for more.
+            BlockingIOError: somebody else writes.
+        """
+        known = {(one.pool, one.side, one.product): one for one in self.read()[1].layers}
+
+        def is_old(told: LayerSeen | None, times: int = 1) -> bool:
+            return told is None or not -LAYER_AGAIN_S < seen.at_s - told.at_s < times * LAYER_AGAIN_S
+
+        def news() -> bool:
+            behind = known.get((seen.pool, "servers", seen.product)) if seen.side == "front" else None
+            return is_old(known.get((seen.pool, seen.side, seen.product))) and is_old(behind, 2)
+
+        def change(told: Told) -> None:
+            known.update({(one.pool, one.side, one.product): one for one in told.layers})
+            if not (new := news()):
+                return
+            known[seen.pool, seen.side, seen.product] = seen
+            if len(known) > LAYERS_MAX:
+                raise UsageError(f"more than {LAYERS_MAX} sticky layers")
+            told.layers = list(known.values())
+            answer.append(new)
+
+        answer: list[bool] = []
+        if news():
+            self.write(change, wait=False)
+        return bool(answer)
+
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.lockf(self._fd, fcntl.LOCK_EX)
+    def _locked(self, wait: bool) -> Iterator[None]:
+        fcntl.lockf(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             yield
         finally:

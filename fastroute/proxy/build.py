@@ -90,6 +90,8 @@ class PoolParts:
     standing: Standing
     affinity: Any = None
     responses: ResponseCache | None = None
+    rules: list[Sticky] = field(default_factory=list)
+    """Of the listeners' routes to this pool, as they were made."""
 
     def change_servers(self, servers: list[Server]) -> None:
         """Take in and let go servers, by name; who stays keeps its counts, its bindings and its connections.
@@ -447,20 +449,22 @@ def make_route(
     if parts is None:
         return Route(response_fields=response_fields)
     sticky = parts.config.sticky
+    rule = Sticky(
+        engine,
+        rules=_rules(parts.config),
+        codec=parts.codec,
+        hint_name=sticky.cookie.name if sticky and parts.codec and sticky.on.kind == "cookie" else "",
+        term_random_bits=TERM_RANDOM_BITS,
+        mark_key=mark_key(identity_of(config.identity_secret, config.fleet), config.fleet, parts.pool.name),
+        ttl_s=sticky.ttl_s if sticky else 0,
+        cookie_attributes=_cookie_attributes(sticky, at.tls is not None) if sticky else "",
+    )
+    parts.rules.append(rule)
     return Route(
         parts.lines,
         parts.router,
         parts.slow,
-        Sticky(
-            engine,
-            rules=_rules(parts.config),
-            codec=parts.codec,
-            hint_name=sticky.cookie.name if sticky and parts.codec and sticky.on.kind == "cookie" else "",
-            term_random_bits=TERM_RANDOM_BITS,
-            mark_key=mark_key(identity_of(config.identity_secret, config.fleet), config.fleet, parts.pool.name),
-            ttl_s=sticky.ttl_s if sticky else 0,
-            cookie_attributes=_cookie_attributes(sticky, at.tls is not None) if sticky else "",
-        ),
+        rule,
         parts.waiting,
         attempts=parts.config.retry.attempts,
         cache=cache,

@@ -32,6 +32,7 @@ from fastroute.proxy.access_log import LogFile
 from fastroute.proxy.build import Parts, make_relay, open_parts
 from fastroute.proxy.hooks import HookRequest, HookResponse, Hooks
 from fastroute.proxy.keeper import Keeper, keeps_anything
+from fastroute.proxy.layers import Layers
 from fastroute.proxy.listener import Listener
 from fastroute.proxy.seat import Seat, own_seat
 from fastroute.proxy.sockets import Inherited, lend, open_sockets
@@ -121,6 +122,10 @@ class Proxy:
                 else:
                     relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, column, lines, hooks)
                 self._listeners.append(Listener(name, relay, list(sockets[name]), listener))
+            layers = Layers(self._config, self._parts.pools, self._seat, self._clock)
+            if layers.looks:
+                layers.look()
+                engine.watches.append(layers.look)
             for ready in self._listeners:
                 await ready.start()
                 self._addresses[ready.name] = ready.addresses()
