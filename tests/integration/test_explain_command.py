@@ -133,11 +133,11 @@ def test_explain_of_a_pool_that_is_not_there_names_those_that_are(tmp_path, flee
 
 def test_explain_asks_the_store_and_leaves_the_record_alone(tmp_path, fleet):
     with MemcachedServer() as server:
-        path = sticky(tmp_path, fleet, top=f'[store]\nmemcached = ["{server.address}"]')
+        path = sticky(tmp_path, fleet, top=f'[store]\nmemcached = ["{server.address}"]\ntimeout = "5s"')
 
         async def bind() -> tuple[str, int]:
             async with (
-                Memcached([server.address], watch=False) as store,
+                Memcached([server.address], timeout="5s", watch=False) as store,
                 Affinity(store, identity_secret=SECRET, fleet=fleet) as affinity,
             ):
                 rows = [Server(f"10.0.0.{n}:80", name=f"S{n}") for n in range(1, 4)]

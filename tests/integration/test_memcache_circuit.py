@@ -50,7 +50,7 @@ async def test_a_cut_connection_behind_which_nobody_answers_costs_one_time_limit
 ) -> None:
     monkeypatch.setattr("fastroute.memcache.connection.REOPEN_LIVED_S", 0.0)
     with memcached.Memcached() as process:
-        async with FaultProxy(process.port) as way, Memcached(way.address, timeout="60ms") as store:
+        async with FaultProxy(process.port) as way, Memcached(way.address, timeout="150ms") as store:
             await until(lambda: store.up_nodes)
             way.set("cut")
             way.set("drop")
@@ -64,9 +64,9 @@ async def test_a_cut_connection_behind_which_nobody_answers_costs_one_time_limit
 
 async def test_a_node_that_answers_later_than_the_limit_stays_out_until_it_answers_in_time() -> None:
     with memcached.Memcached() as process:
-        async with FaultProxy(process.port) as way, Memcached(way.address, timeout="80ms") as store:
+        async with FaultProxy(process.port) as way, Memcached(way.address, timeout="150ms") as store:
             await until(lambda: store.up_nodes)
-            way.set("delay", 0.2)
+            way.set("delay", 0.4)
             replies = await asyncio.gather(*(store.get("k") for _ in range(10)))
             assert {reply.status for reply in replies} == {UNKNOWN}
             statistics = store.statistics()[0]

@@ -270,7 +270,7 @@ async def test_after_a_kill_nobody_waits_and_a_token_from_before_the_restart_is_
 
 async def test_a_stopped_store_costs_one_time_limit_then_nothing_until_it_is_back() -> None:
     with memcached.Memcached() as process:
-        async with Memcached(process.address, timeout="100ms") as store:
+        async with Memcached(process.address, timeout="300ms") as store:
             node = store.nodes[0]
             await until(lambda: node.up)
             assert (await store.set("k", b"before")).status == STORED
@@ -279,7 +279,7 @@ async def test_a_stopped_store_costs_one_time_limit_then_nothing_until_it_is_bac
             began_s = time.monotonic()
             replies = await asyncio.gather(*(store.set("k", b"late") for _ in range(5)), store.get("k"))
             assert {reply.status for reply in replies} == {UNKNOWN}
-            assert time.monotonic() - began_s >= 0.1
+            assert time.monotonic() - began_s >= 0.3
             assert node.statistics().timeouts == 1
             at_once = store.get("k")
             assert at_once.done(), "nobody waits for a store that is known to be away"

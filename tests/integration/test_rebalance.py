@@ -7,14 +7,17 @@ import os
 import pathlib
 import time
 
-from tests.support.admin import CLIENT, Admin, start_administered
+from fastroute.admin.rebalance import MARK_S
+from tests.support.admin import CLIENT, Admin, start_administered, until
+from tests.support.ages import have_left
 from tests.support.fleet import free_ports, running, start_upstreams, unlink_zone
 from tests.support.memcached import Memcached
 
 ZONES = [f"even{n}-{os.getpid()}" for n in range(3)]
 PER_SECOND = 4
-ON = f'rebalance = {{ per_second = {PER_SECOND}, idle = "19s" }}'
-TTL = "30s"
+TTL_S, IDLE_S = 600, 420
+ON = f"rebalance = {{ per_second = {PER_SECOND}, idle = {IDLE_S} }}"
+IDENTITY_SECRET = "another one of at least 32 bytes!!"  # start_replica's
 IDLE = [f"idle-{n}" for n in range(24)]
 ACTIVE = [f"active-{n}" for n in range(12)]
 FIRST_MOVE_S = 60.0
@@ -33,7 +36,7 @@ class Replica:
             zone=ZONES[at],
             memcached=[store],
             store_more='near_ttl = "0.2s"\n',
-            ttl=TTL,
+            ttl=f"{TTL_S}s",
             pool_more=pool_more,
             more=more,
         )
@@ -50,10 +53,16 @@ class Replica:
         return self.admin.total("fastroute_rebalanced_total", pool="app")
 
 
+def left_s(store: Memcached, key: str) -> int:
+    return int(store.command(f"mg {key} t").removeprefix(b"HD t"))
+
+
 def test_idle_users_move_to_a_server_that_was_added_within_the_budget_and_nobody_else(tmp_path: pathlib.Path) -> None:
     ports = free_ports(3)
     users = IDLE + ACTIVE
     with Memcached() as store, running(*start_upstreams(tmp_path, ports)):
+        # The mark of a node that has had its records for longer than it takes to be idle.
+        assert store.command(f"ms fr:f:rebalance:since 1 T{MARK_S - IDLE_S - 60}\r\n1") == b"HD\r\n"
         one, two, off = (
             Replica(tmp_path, at, store.address, ports[:2], more_of_pool, more)
             for at, (more_of_pool, more) in enumerate([(ON, ""), (ON, ""), ("", 'fleet = "off"')])
@@ -65,6 +74,16 @@ def test_idle_users_move_to_a_server_that_was_added_within_the_budget_and_nobody
                 assert (one.visit(user), two.visit(user), two.visit(user)) == (where[user],) * 3
                 assert off.visit(user) == where_off[user]
             assert collections.Counter(where.values()) == {f"up-{port}": 18 for port in ports[:2]}
+
+            # Much later: nobody has come for longer than idle, and nothing is uneven. Then the active ones come.
+            records: list[str] = []
+            for zone, fleet in zip(reversed(ZONES), ("off", "fr", "fr"), strict=True):
+                idle = {"secret": IDENTITY_SECRET, "fleet": fleet, "store": store}
+                records = have_left(TTL_S - IDLE_S - 10, zone, "8MiB", **idle)
+                assert len(records) == len(users)
+            for at, user in enumerate(ACTIVE):  # the last four come to the second replica alone
+                assert (one, two, two)[at % 3].visit(user) == where[user]
+            until(lambda: sum(left_s(store, key) > TTL_S - 60 for key in records) == len(ACTIVE), "they live on")
             for replica in (one, two, off):
                 server = {"name": f"up-{ports[2]}", "address": f"127.0.0.1:{ports[2]}"}
                 replica.admin.post("/api/v1/pools/app/servers", server)
@@ -74,7 +93,7 @@ def test_idle_users_move_to_a_server_that_was_added_within_the_budget_and_nobody
                 before_s = time.monotonic()
                 total = one.moved() + two.moved()
                 samples.append((before_s, total))
-                for at, user in enumerate(ACTIVE):  # the last four come to the second replica alone
+                for at, user in enumerate(ACTIVE):
                     assert (one, two, two)[at % 3].visit(user) == where[user], f"{user} is active and was moved"
                     assert off.visit(user) == where_off[user]
             now = {user: one.stored(user) for user in users}
@@ -91,12 +110,15 @@ def test_idle_users_move_to_a_server_that_was_added_within_the_budget_and_nobody
                 for end_s, end in samples:
                     within_s = end_s - start_s
                     assert within_s < 0 or start == 0 or end - start <= PER_SECOND * (within_s + 2), samples
-            moving = [at_s for at_s, total in samples if 0 < total < 12]
-            assert moving[-1] - moving[0] > 12 / PER_SECOND - 2, "faster than the budget"
+            still_none_s = max(at_s for at_s, total in samples if total == 0)
+            assert samples[-1][0] - still_none_s > 12 / PER_SECOND - 2, "faster than the budget"
 
             assert stayed == where_off
             assert "fastroute_rebalanced_total" not in off.admin.metrics()
-            assert any(event["kind"] == "rebalance" for event in one.admin.get("/api/v1/history")["events"]) or any(
-                event["kind"] == "rebalance" for event in two.admin.get("/api/v1/history")["events"]
-            )
+
+            def told() -> bool:  # with the next count of the bindings
+                events = [event for replica in (one, two) for event in replica.admin.get("/api/v1/history")["events"]]
+                return any(event["kind"] == "rebalance" for event in events)
+
+            until(told, "it stands in a history")
     unlink_zone(*ZONES)

@@ -14,6 +14,7 @@ from fastroute.admin.rebalance import MARK_S, Rebalancer
 from fastroute.config.load import loads
 from fastroute.fleet.messages import Mail, Seal
 from tests.support.admin import CLIENT, Admin, start_administered, until
+from tests.support.ages import have_left
 from tests.support.fleet import free_ports, running, start_upstreams, unlink_zone
 from tests.support.memcached import Memcached
 
@@ -44,8 +45,8 @@ def test_without_a_store_one_replica_of_the_zone_moves_what_nobody_used(tmp_path
                 admin_port=admin,
                 upstream_ports=ports[:2],
                 zone=ZONE,
-                ttl="16s",
-                pool_more='rebalance = { per_second = 50, idle = "11s" }',
+                ttl="600s",
+                pool_more='rebalance = { per_second = 50, idle = "420s" }',
             )
             for at, (web, admin) in enumerate([(web_a, admin_a), (web_b, admin_b)])
         ]
@@ -58,6 +59,9 @@ def test_without_a_store_one_replica_of_the_zone_moves_what_nobody_used(tmp_path
             users = [f"user-{n}" for n in range(18)]
             where = {user: visit(web_a, user) for user in users}
             assert {user: visit(web_b, user) for user in users} == where
+            # Much later: nobody has come for longer than idle, and nothing is uneven. Then the active ones come.
+            assert len(have_left(170, ZONE, "8MiB", secret="another one of at least 32 bytes!!")) == len(users)
+            assert [visit(web_a, user) for user in users[:6]] == [where[user] for user in users[:6]]
             admins = [Admin(admin_a), Admin(admin_b)]
             for admin in admins:
                 admin.post("/api/v1/pools/app/servers", {"name": "new", "address": f"127.0.0.1:{ports[2]}"})
@@ -69,7 +73,7 @@ def test_without_a_store_one_replica_of_the_zone_moves_what_nobody_used(tmp_path
             assert sorted(moved) == [0, 6]
             until(lambda: set(admins[0].get("/api/v1/affinity/app")["servers"].values()) == {6}, "six bindings each")
             told = admins[moved.index(6)].get("/api/v1/pools/app")["rebalance"]
-            assert (told["per_second"], told["idle_s"], told["moved"], told["left"]) == (50, 11, 6, 0)
+            assert (told["per_second"], told["idle_s"], told["moved"], told["left"]) == (50, 420, 6, 0)
             after = collections.Counter(visit(web_b, user) for user in users)
             assert after[f"up-{ports[2]}"] == 6
     unlink_zone(ZONE)

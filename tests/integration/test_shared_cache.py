@@ -492,7 +492,7 @@ async def test_near_values_serve_until_their_stale_limit_while_the_store_is_away
     clock = ManualClock()
     origin = Origin("new")
     with Process() as process:
-        async with Memcached([process.address], timeout="200ms") as store, replica(store, clock=clock) as cache:
+        async with Memcached([process.address], timeout="500ms") as store, replica(store, clock=clock) as cache:
             await cache.set("k", "old", ttl=60, stale=30)
             process.kill()
             for seconds in (1, 30, 50):

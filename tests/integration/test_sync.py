@@ -105,7 +105,7 @@ def test_known_keys_keep_their_servers_without_asking_while_the_store_is_away_an
         grow_old(affinity)
         assert router.route_nowait("u0") is None
         memcached.kill()
-        end_s = time.monotonic() + 10
+        end_s = time.monotonic() + 40
         while not next(iter(affinity._binders)).trust_stale:  # the first request may find its connection cut
             router.route("u0")
             assert time.monotonic() < end_s

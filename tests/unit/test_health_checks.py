@@ -49,7 +49,7 @@ def response(status: int = 200, body: bytes = b"", *fields: str) -> bytes:
 
 async def http(answer: bytes | None, **keys) -> Outcome:
     async with serving(answer, then_close=keys.pop("then_close", True)) as (address, _):
-        return await run_check(CheckSpec("http", **{"timeout_s": 2, **keys}), address)
+        return await run_check(CheckSpec("http", **{"timeout_s": 20, **keys}), address)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ async def test_another_port_can_be_asked_and_a_socket(tmp_path: pathlib.Path):
 
 async def test_a_plain_server_fails_a_tls_check():
     async with serving(response()) as (address, _):
-        assert not (await run_check(CheckSpec("tls", timeout_s=2), address)).ok
+        assert not (await run_check(CheckSpec("tls", timeout_s=0.3), address)).ok
 
 
 async def test_a_tls_check_does_a_handshake_and_verifies(tmp_path: pathlib.Path):
@@ -150,9 +150,9 @@ async def test_a_tls_check_does_a_handshake_and_verifies(tmp_path: pathlib.Path)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     trusting = ssl.create_default_context(cafile=made.ca)
     try:
-        good = await run_check(CheckSpec("tls", tls=trusting, timeout_s=5), address)
-        stranger = await run_check(CheckSpec("tls", timeout_s=5), address)
-        other_name = await run_check(CheckSpec("tls", tls=trusting, tls_name="other.example", timeout_s=5), address)
+        good = await run_check(CheckSpec("tls", tls=trusting, timeout_s=20), address)
+        stranger = await run_check(CheckSpec("tls", timeout_s=20), address)
+        other_name = await run_check(CheckSpec("tls", tls=trusting, tls_name="other.example", timeout_s=20), address)
     finally:
         for writer in writers:
             writer.transport.abort()
@@ -188,10 +188,13 @@ async def test_a_command_sees_no_secrets(monkeypatch: pytest.MonkeyPatch):
 async def test_a_command_is_killed_with_its_children_when_its_time_is_over(tmp_path: pathlib.Path):
     pids = tmp_path / "pids"
     script = f"sleep 600 & echo $! $$ > {pids}.new && mv {pids}.new {pids}; wait"
-    spec = CheckSpec("command", command=("/bin/sh", "-c", script), timeout_s=1.0)
-    found = await run_check(spec, "127.0.0.1:81")
-    assert (found.ok, found.detail) == (False, "no answer within 1 s")
-    end_s = time.monotonic() + 10
+    for timeout_s in (0.5, 20):  # the shell of a busy machine may not have begun when the first is over
+        spec = CheckSpec("command", command=("/bin/sh", "-c", script), timeout_s=timeout_s)
+        found = await run_check(spec, "127.0.0.1:81")
+        assert (found.ok, found.detail) == (False, f"no answer within {timeout_s:g} s")
+        if pids.exists():
+            break
+    end_s = time.monotonic() + 40
     for pid in map(int, pids.read_text().split()):
         while _runs(pid):
             assert time.monotonic() < end_s
