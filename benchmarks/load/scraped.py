@@ -1,7 +1,7 @@
 """What scrapes cost the requests: `python -m benchmarks.load.scraped [--rounds 12] [--out FILE]`; needs wrk and nginx.
 
 One replica of four workers and 1,000 servers, of which one gets the requests (the others have weight 0: they are told
-like all others). wrk asks over 32 connections, in short rounds turn by turn: nobody scrapes; once a second (fifteen
+like all others). wrk asks over 32 connections, in short rounds turn by turn: nobody scrapes; once a second (sixty
 times as often as Prometheus does by default); one scrape after the other, without a pause. Figures: the workers'
 processor time per request (/proc/PID/schedstat; the admin process's own is not in it), its ratio to the round without
 scrapes, and how long a scrape took. With "without a pause" the admin process and whoever reads take what they can get
