@@ -2,7 +2,7 @@
 
 The board is filled as workers fill it (every server counted by every worker), then read and written as /metrics does.
 What a worker pays for it twice a second (publish) is measured too. Not here: what counting costs a request, which is
-instructions in the relay (docs/metrics.md).
+instructions in the relay (docs/metrics.md), and what scrapes cost requests meanwhile (benchmarks/load/scraped.py).
 """
 
 from __future__ import annotations
@@ -49,20 +49,22 @@ def figures(servers: int, workers: int, rounds: int) -> dict[str, float]:
             publish_us.append((time.perf_counter() - start) * 1e6)
         for column in columns.servers["app"].values():
             board.row(row).words("server", column)[2] = 1_000_000 + column
-    read_ms, write_ms = [], []
+    read_ms, write_ms, cpu_ms = [], [], []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         found = read(board, columns, config)
         middle = time.perf_counter()
         page = families.page(found, fastroute.__version__)
         write_ms.append((time.perf_counter() - middle) * 1e3)
         read_ms.append((middle - start) * 1e3)
+        cpu_ms.append((time.process_time() - cpu_start) * 1e3)
     return {
         "servers": servers,
         "workers": workers,
         "read_ms": round(statistics.median(read_ms), 2),
         "write_ms": round(statistics.median(write_ms), 2),
         "scrape_ms": round(statistics.median(r + w for r, w in zip(read_ms, write_ms, strict=True)), 2),
+        "scrape_processor_ms": round(statistics.median(cpu_ms), 2),
         "publish_us": round(statistics.median(publish_us), 1),
         "page_bytes": len(page),
     }

@@ -128,7 +128,9 @@ class Desk:
         found = await read_fleet(self.mail)
         told = self.fleet.told()
         return {
-            "replicas": [{"name": one.name, **one.facts} for one in found or ()],
+            "replicas": [
+                {"name": one.name, "here": one.name == self.replica.board.name, **one.facts} for one in found or ()
+            ],
             "store": found is not None,
             "changes": told["entries"],
             "version": told["version"],

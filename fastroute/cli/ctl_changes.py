@@ -17,6 +17,7 @@ import click
 from fastroute.cli import ctl_tables as tables
 from fastroute.cli.ctl_client import AdminClient, AdminError
 from fastroute.cli.ctl_common import changing, echo, find, order_of, which
+from fastroute.cli.ctl_waits import DrainWatch
 from fastroute.errors import UsageError
 
 __all__ = ["add_server", "drain", "maintenance", "ready", "release", "remove_server", "weight"]
@@ -64,7 +65,11 @@ def _watch(look: Callable[[], tuple[int, str, Any, bool]], as_json: bool, what: 
 
 @click.command()
 @which
-@click.option("--wait", is_flag=True, help="Wait until no binding and no request is left, or the deadline has passed.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait until no binding is left, or the deadline has passed, and no request is under way.",
+)
 @click.option(
     "--deadline",
     metavar="T",
@@ -83,16 +88,9 @@ def drain(
     if not wait:
         return
 
-    def look() -> tuple[int, str, Any, bool]:
-        told = client.get("pools", pool, "servers", name)
-        bindings, in_flight = told["bindings"], told["in_flight"]
-        over = told["state"] != "draining" if deadline is not None else not bindings and not in_flight
-        left = f"{tables.counted(bindings, 'binding')} and {tables.counted(in_flight, 'request')} left"
-        line = f"{pool}/{name}: {told['state']}, {left}"
-        return bindings + in_flight, line, {"state": told["state"], "bindings": bindings, "in_flight": in_flight}, over
-
+    watch = DrainWatch(client, pool, name, ends=deadline is not None)
     end_s = time.monotonic() + timeout if timeout else float("inf")
-    if not _watch(look, as_json, f"draining {pool}/{name}", end_s):
+    if not _watch(watch.look, as_json, f"draining {pool}/{name}", end_s):
         raise AdminError(f"{pool}/{name} is not empty after {timeout:g} s; it goes on draining")
 
 

@@ -34,6 +34,7 @@ from fastroute.fleet.probes import Held, Key, Probes, rank
 from fastroute.health.checks import Outcome
 from fastroute.health.content import current_of, odd_ones
 from fastroute.health.verdict import Verdict
+from fastroute.model import STATES
 from fastroute.proxy.asking import Asking
 from fastroute.proxy.store_told import StoreTold
 from fastroute.proxy.sweeps import Sweeps, sweeps_anything
@@ -63,6 +64,9 @@ HEALTH_TTL_S = 5.0
 
 TICK_S = 0.1
 """Between two looks whether there is something to say at once."""
+
+LEAVING_MAX = 256
+"""Servers that drain or are in maintenance which a replica tells the fleet of: some 40 bytes each, once a second."""
 
 HEALTH, CURRENT = "health", "current"
 """Kind of message, and its entry with the pools' current contents."""
@@ -214,8 +218,28 @@ class Keeper:
             workers=len(self._board.workers()),
             supervisor=os.getppid(),
             asks=self._probes.owned,
+            leaving=self._leaving(),
             refused=dict(self._mail.statistics.refused) if self._mail is not None else {},
         )
+
+    def _leaving(self) -> dict[str, dict[str, tuple[str, int]]]:
+        """pool -> server that drains or is in maintenance -> (its state, requests under way), for who waits for it.
+
+        "ready" while some workers do not follow yet.
+        """
+        found: dict[str, dict[str, tuple[str, int]]] = {}
+        room = LEAVING_MAX
+        for pool, parts in self._parts.pools.items():
+            columns, of = self._columns[pool], parts.pool
+            states = {one.name: of.state_of(one.name) for one in of.servers if columns.get(one.name)}
+            names = [name for name, state in states.items() if state in ("draining", "maintenance")][:room]
+            room -= len(names)
+            sums = self._board.server_sums([columns[name] for name in names]) if names else ()
+            for name, row in zip(names, sums, strict=True):
+                says = {STATES[at] for at, workers in enumerate(row[8]) if workers}
+                state = states[name] if len(says) < 2 else "draining" if "draining" in says else "ready"
+                found.setdefault(pool, {})[name] = (state, row[4])
+        return found
 
     # ---- the fleet ---------------------------------------------------------------------------------------------------
 

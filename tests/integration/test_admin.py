@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -197,6 +199,27 @@ CONTRACT = [
     "fastroute_config_reloads_total",
     "fastroute_build_info",
 ]
+
+
+def test_a_scrape_wakes_no_worker(site: Site) -> None:
+    scrapes = 100
+
+    def wakes() -> int:
+        """Times that the workers waited so far."""
+        pids = [one["pid"] for one in site.admin.get("/api/v1/statistics")["workers"] if one["accepting"]]
+        assert len(pids) == 2
+        status = [pathlib.Path(f"/proc/{pid}/status").read_text() for pid in pids]
+        return sum(int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", one, re.M)[1]) for one in status)
+
+    before, began_s = wakes(), time.monotonic()
+    for _ in range(scrapes):
+        site.admin.ask("GET", "/metrics")
+    during, passed_s = wakes() - before, time.monotonic() - began_s
+    before = wakes()
+    time.sleep(passed_s)  # the measurement itself: what their timers come to in the same time
+    alone = wakes() - before
+    print(f"{during} wakes during {scrapes} scrapes, {alone} without")
+    assert during <= 2 * alone + scrapes // 2
 
 
 def test_every_metric_of_the_contract_is_there(site: Site) -> None:

@@ -1,5 +1,5 @@
-"""A deploy under load: through one of two replicas each server is drained, stopped, started and taken back, and no
-request of anybody fails."""
+"""A deploy under load: through one of two replicas each server is drained, waited for, stopped, started and taken back
+by the command line, and no request of anybody fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import asyncio
 import collections
 import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import httpx
@@ -69,10 +71,11 @@ class Crowd:
             served.append(server)
 
     async def _user(self, user: str) -> None:
+        """Some of his requests take longer than the drain."""
         async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as client:
             turn = 0
             while not self._ending:
-                await self._ask(client, self.webs[turn % 2], user, 0.1 if turn % 5 == 0 else 0)
+                await self._ask(client, self.webs[turn % 2], user, 1.5 if turn % 20 == 19 else 0)
                 turn += 1
                 await asyncio.sleep(0.01)
 
@@ -132,13 +135,12 @@ async def deployed(
 ) -> None:
     """One server of the deploy."""
     name = f"up-{port}"
-    await asyncio.to_thread(admins[0].order, name, state="draining", deadline="500ms", scope="fleet")
-    await until(
-        lambda: all(
-            set((one := admin.server(name))["states"]) == {"maintenance"} and not one["in_flight"] for admin in admins
-        ),
-        f"{name} is drained on both replicas",
-    )
+    command = [sys.executable, "-m", "fastroute", "ctl", "--admin", f"127.0.0.1:{admins[0].port}", "--token-file"]
+    command += [str(directory / "fr0.token"), "--fleet", "drain", name, "--deadline", "0.5", "--wait"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=WAIT_S)
+    assert done.returncode == 0, done
+    assert "maintenance" in done.stdout.splitlines()[-1], done
+    assert done.stdout.splitlines()[-1].endswith("and 0 requests left"), done
     servers[port].kill()
     await asyncio.to_thread(servers[port].popen.wait, 10)
     await crowd.more(30)

@@ -197,6 +197,53 @@ def test_a_server_whose_pages_differ_is_treated_as_configured(tmp_path: pathlib.
         site.until(0, "ready")
 
 
+def test_in_a_rolling_deploy_through_two_replicas_no_user_sees_old_new_old(tmp_path: pathlib.Path):
+    content = '[pools.app.content]\nheader = "X-Build"\non_drift = "keep-bound-only"\n'
+    builds: dict[str, str] = {}
+
+    def ask(site: Site, user: str, replica: int) -> str:
+        """The build that serves a user."""
+        answer = CLIENT.get(f"http://127.0.0.1:{site.webs[replica]}/", headers={"Cookie": f"sid={user}"})
+        assert answer.status_code == 200, answer.text
+        seen = builds.get(user, "")
+        if not seen.endswith(answer.headers["x-build"]):
+            builds[user] = seen + answer.headers["x-build"]
+        return answer.headers["x-build"]
+
+    with Memcached() as store, serving(tmp_path, CHECK + content, servers=4, replicas=2, store=store) as site:
+        for server in site.servers.all:
+            server.fields = {"X-Build": "a"}
+        users, fresh = [f"user-{n}" for n in range(12)], 0
+
+        def states(wanted: dict[str, int]) -> bool:
+            """Do all replicas say so? Users come meanwhile."""
+            nonlocal fresh
+            for n, user in enumerate(users):
+                ask(site, user, (n + fresh) % 2)
+            fresh += 1
+            ask(site, f"fresh-{fresh}", fresh % 2)
+            told = [collections.Counter(site.told(i, n)["state"] for i in range(4)) for n in range(2)]
+            return all(one == wanted for one in told)
+
+        until(lambda: states({"ready": 4}), "all have the same build")
+        for number, server in enumerate(site.servers.all, 1):
+            server.close()
+            away = {"down": 1, "draining": number - 1, "ready": 4 - number} if number < 4 else {"down": 1, "ready": 3}
+            until(lambda away=away: states(+collections.Counter(away)), f"server {number} is away")
+            server.fields = {"X-Build": "b"}
+            server.open()
+            odd = {1: 1, 2: 2, 3: 1, 4: 0}[number]  # the new ones, until they are more than half
+            back = {"draining": odd, "ready": 4 - odd}
+            until(lambda back=back: states(+collections.Counter(back)), f"server {number} is back")
+            for replica in (0, 1):
+                assert {ask(site, f"late-{number}-{replica}-{n}", replica) for n in range(8)} == {
+                    "a" if number < 3 else "b"
+                }
+        assert {ask(site, user, n % 2) for n, user in enumerate(users)} == {"b"}
+        assert set(builds.values()) <= {"a", "ab", "b"}, builds
+        assert {builds[user] for user in users} == {"ab"}
+
+
 def test_builds_in_a_header_are_compared_and_a_difference_is_logged(tmp_path: pathlib.Path):
     more = CHECK + '[pools.app.content]\nheader = "X-Build"\n'
     with serving(tmp_path, more) as site:
