@@ -4,7 +4,8 @@ One extension per ext/*.pyx, named fastroute._core.<stem>; its .pxd and .pyi liv
 Switches (environment, "1" turns one on), each with a build directory of its own, since objects must not mix:
   FASTROUTE_DEBUG     bounds and initialisation checks, FR_DEBUG assertions, kill points
   FASTROUTE_ANNOTATE  Cython's annotation HTML beside the generated C
-  FASTROUTE_SANITIZE  AddressSanitizer and UndefinedBehaviorSanitizer (see Makefile for how to run it)
+  FASTROUTE_SANITIZE  AddressSanitizer and UndefinedBehaviorSanitizer (see Makefile for how to run it), and TRACE
+  FASTROUTE_TRACE     what relays tells its branches to the fuzzer tests/fuzz/script_drive.pyx, which is built too
 """
 
 import glob
@@ -13,7 +14,10 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-DEBUG, ANNOTATE, SANITIZE = (os.environ.get(f"FASTROUTE_{name}") == "1" for name in ("DEBUG", "ANNOTATE", "SANITIZE"))
+DEBUG, ANNOTATE, SANITIZE, TRACE = (
+    os.environ.get(f"FASTROUTE_{name}") == "1" for name in ("DEBUG", "ANNOTATE", "SANITIZE", "TRACE")
+)
+TRACE = TRACE or SANITIZE
 
 compile_args = ["-std=c11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-Wno-unreachable-code", "-Wno-unused-function"]
 link_args: list[str] = []
@@ -27,6 +31,7 @@ if SANITIZE:
     compile_args += flags
     link_args += flags[:1]
 
+trace_args = ["-fsanitize-coverage=trace-pc", "-include", "tests/fuzz/trace.h"] if TRACE else []
 HEADERS = sorted(glob.glob("ext/*.h"))
 EXTENSIONS = [
     Extension(
@@ -34,14 +39,32 @@ EXTENSIONS = [
         [source],
         depends=[source, *HEADERS],
         include_dirs=["ext"],
-        extra_compile_args=compile_args,
+        extra_compile_args=compile_args + (trace_args if source.startswith("ext/http_") else []),
         extra_link_args=link_args,
     )
     for source in sorted(glob.glob("ext/*.pyx"))
 ]
+if TRACE:  # never in a wheel
+    EXTENSIONS.append(
+        Extension(
+            "tests.fuzz.script_drive",
+            ["tests/fuzz/script_drive.pyx", "tests/fuzz/script_judge.c", "tests/fuzz/engine.c"],
+            depends=["tests/fuzz/script_drive.pyx", *sorted(glob.glob("tests/fuzz/*.[ch]")), *HEADERS],
+            include_dirs=["ext", "tests/fuzz"],
+            extra_compile_args=[*compile_args, "-DFUZZ_EMBEDDED"],
+            extra_link_args=link_args,
+        )
+    )
 CHECKED = DEBUG or SANITIZE
 BUILD_DIR = "build/cython" + "".join(
-    suffix for on, suffix in ((DEBUG, "-debug"), (SANITIZE, "-sanitize"), (ANNOTATE, "-annotate")) if on
+    suffix
+    for on, suffix in (
+        (DEBUG, "-debug"),
+        (SANITIZE, "-sanitize"),
+        (ANNOTATE, "-annotate"),
+        (TRACE and not SANITIZE, "-trace"),
+    )
+    if on
 )
 
 setup(

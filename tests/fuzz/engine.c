@@ -11,6 +11,7 @@
  *
  * Rules: this file is not instrumented; one process, one thread; the same seed makes the same inputs.
  */
+#pragma GCC optimize("O2") /* also in a build that is not optimised otherwise */
 #include <dirent.h>
 #include <signal.h>
 #include <string.h>
@@ -20,27 +21,37 @@
 
 #include "fuzz.h"
 
+#ifdef FUZZ_EMBEDDED
+#define MAP_SIZE 65536u
+#else
 #define MAP_SIZE 16384u
+#endif
 #define INPUT_BYTES_MAX 6000u   /* over the longest limit that the targets test (lines of 2048 and 4096 bytes) */
 #define SHORT_BYTES 300u
 #define CORPUS_MAX 20000u
 
-void __sanitizer_set_death_callback(void (*callback)(void));
+__attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)(void));
+#ifndef FUZZ_EMBEDDED
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) { return "detect_leaks=0:detect_stack_use_after_return=1"; }
 const char *__ubsan_default_options(void);
 const char *__ubsan_default_options(void) { return "print_stacktrace=1:halt_on_error=1"; }
+#endif
 
 static uint8_t hits[MAP_SIZE], seen[MAP_SIZE];
 static uint32_t touched[MAP_SIZE], touched_count;
 static uintptr_t previous;
 
-void __sanitizer_cov_trace_pc(void);
+int fuzz_paused;
+
+__attribute__((visibility("default"), no_sanitize("address", "undefined"))) void __sanitizer_cov_trace_pc(void);
 void __sanitizer_cov_trace_pc(void)
 {
     uintptr_t pc = (uintptr_t)__builtin_return_address(0);
     uintptr_t place = (pc ^ pc >> 16) * 0x9E3779B1u;
     uint8_t *hit = &hits[(place ^ previous) % MAP_SIZE];
+    if (fuzz_paused)
+        return;
     if (*hit == 0)
         touched[touched_count++] = (uint32_t)(hit - hits);
     if (*hit != 255)
@@ -114,6 +125,8 @@ static void learn(const uint8_t *data, size_t size)
             fclose(file);
         }
     }
+    if (fuzz_the_target.learned != NULL)
+        fuzz_the_target.learned();
 }
 
 static int run_one(const uint8_t *data, size_t size)
@@ -251,15 +264,15 @@ static double now_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-int main(int count, char **arguments)
-{
-    static uint8_t buffer[INPUT_BYTES_MAX];
-    double seconds = 0, began_s = now_s();
-    uint64_t runs_max = 0;
-    int edges = 0;
+static double seconds, began_s;
+static uint64_t runs_max;
 
+void fuzz_begin(int count, char **arguments)
+{
+    began_s = now_s();
     signal(SIGABRT, on_signal);
-    __sanitizer_set_death_callback(dump);
+    if (__sanitizer_set_death_callback != NULL)
+        __sanitizer_set_death_callback(dump);
     for (int i = 1; i < count; i++) {
         if (!strcmp(arguments[i], "-seconds") && i + 1 < count)
             seconds = atof(arguments[++i]);
@@ -268,11 +281,11 @@ int main(int count, char **arguments)
         else if (!strcmp(arguments[i], "-seed") && i + 1 < count)
             seed = strtoull(arguments[++i], NULL, 10);
         else if (!strcmp(arguments[i], "-keep") && i + 1 < count)
-            keep = arguments[++i];
+            keep = strdup(arguments[++i]);
         else if (!strcmp(arguments[i], "-one") && i + 1 < count) {
             read_seeds(arguments[++i]);
             printf("fuzz %s: no finding in %s\n", fuzz_the_target.name, arguments[i]);
-            return 0;
+            exit(0);
         }
     }
     rng = seed * 0x9E3779B97F4A7C15u | 1;
@@ -288,26 +301,60 @@ int main(int count, char **arguments)
     }
     if (seconds <= 0 && runs_max == 0)
         seconds = 10;
-    for (uint64_t n = 0;; n++) {
-        const input *from;
+}
+
+int fuzz_more(uint64_t most)
+{
+    static uint8_t buffer[INPUT_BYTES_MAX];
+    size_t short_bytes = fuzz_the_target.short_bytes ? fuzz_the_target.short_bytes : SHORT_BYTES;
+    for (uint64_t n = 0; n < most; n++) {
+        const input *from, *other;
         size_t size, steps;
         if ((runs_max && runs >= runs_max) || (seconds > 0 && n % 512 == 0 && now_s() - began_s >= seconds))
-            break;
+            return 0;
         /* younger inputs know more: half of the choices are among the last quarter */
         from = &corpus[fuzz_below(&rng, 2) ? corpus_count - 1 - fuzz_below(&rng, corpus_count / 4 + 1)
                                           : fuzz_below(&rng, corpus_count)];
         memcpy(buffer, from->data, from->size);
         size = from->size;
-        for (steps = 1 + fuzz_below(&rng, fuzz_below(&rng, 2) ? 2 : 8); steps; steps--)
-            size = mutate(buffer, size);
-        if (size > SHORT_BYTES && fuzz_below(&rng, 16)) /* long inputs test the limits, short ones everything else, faster */
-            size = SHORT_BYTES / 2 + fuzz_below(&rng, SHORT_BYTES / 2);
+        for (steps = 1 + fuzz_below(&rng, fuzz_below(&rng, 2) ? 2 : 8); steps; steps--) {
+            if (fuzz_the_target.mutate != NULL && fuzz_below(&rng, 2)) {
+                other = &corpus[fuzz_below(&rng, corpus_count)];
+                size = fuzz_the_target.mutate(buffer, size, INPUT_BYTES_MAX, &rng, other->data, other->size);
+            } else {
+                size = mutate(buffer, size);
+            }
+        }
+        if (size > short_bytes && fuzz_below(&rng, 16)) /* long inputs test the limits, short ones everything else, faster */
+            size = short_bytes / 2 + fuzz_below(&rng, short_bytes / 2);
         if (run_one(buffer, size))
             learn(buffer, size);
     }
+    return 1;
+}
+
+void fuzz_end(void)
+{
+    int edges = 0;
     for (size_t i = 0; i < MAP_SIZE; i++)
         edges += seen[i] != 0;
     printf("fuzz %s: %llu inputs in %.0f s, no finding; %zu kept, %d edges; seed %llu\n", fuzz_the_target.name,
            (unsigned long long)runs, now_s() - began_s, corpus_count, edges, (unsigned long long)seed);
+    fflush(stdout);
+}
+
+uint64_t fuzz_count(void)
+{
+    return runs;
+}
+
+#ifndef FUZZ_EMBEDDED
+int main(int count, char **arguments)
+{
+    fuzz_begin(count, arguments);
+    while (fuzz_more(1u << 20))
+        ;
+    fuzz_end();
     return 0;
 }
+#endif

@@ -18,9 +18,23 @@ typedef struct {
     const char *const *seeds;      /* C strings, NULL at the end; more come from files */
     const char *const *dictionary; /* pieces of text that mutations put in, NULL at the end */
     void (*run)(const uint8_t *data, size_t size, uint64_t random);
+    /* What not every target has: 0 and NULL. */
+    size_t short_bytes;            /* most inputs are cut to so many */
+    void (*learned)(void);         /* the input just run joins the corpus */
+    /* One change that keeps the input's structure; `other` is one of the corpus. -> the size then, `most` at most. */
+    size_t (*mutate)(uint8_t *data, size_t size, size_t most, uint64_t *state, const uint8_t *other, size_t other_size);
 } fuzz_target;
 
 extern const fuzz_target fuzz_the_target;
+
+/* Where the engine is part of another program (compiled with FUZZ_EMBEDDED): read the arguments and run the seeds; run so many
+ * more, 1: there are more to run; say how it was. */
+void fuzz_begin(int count, char **arguments);
+int fuzz_more(uint64_t most);
+void fuzz_end(void);
+uint64_t fuzz_count(void);
+/* While it is not 0, branches are not counted. */
+extern int fuzz_paused;
 
 #define FUZZ_CHECK(claim) \
     do { \

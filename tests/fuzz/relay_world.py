@@ -299,14 +299,19 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def open_world(number: int) -> AsyncIterator[World]:
-    """The world of one of CONFIGURATIONS; entered within a running loop, which only the affinity looks at."""
+async def open_world(number: int, make_loop: Callable[[ManualClock], Any] = Loop) -> AsyncIterator[World]:
+    """The world of one of CONFIGURATIONS; entered within a running loop, which only the affinity looks at.
+
+    Args:
+        number: which configuration.
+        make_loop: what the relay's side runs on: a Loop, or one that does the same.
+    """
     zone = f"t-fuzz-{os.getpid()}-{number}"
     config = loads(CONFIGURATIONS[number].replace("ZONE", zone)).config
     clock = ManualClock()
-    loop, seat = Loop(clock), own_seat(config)
+    loop, seat = make_loop(clock), own_seat(config)
     engine = Engine(clock, manual=True, row=seat.row)
-    engine.start(loop)  # type: ignore[arg-type]
+    engine.start(loop)
     parts = await open_parts(config, engine, clock=clock, seat=seat)
     try:
         pool = parts.pools["app"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import pathlib
 import shutil
 import subprocess
 import zlib
+from collections.abc import Callable
 
 import pytest
 
 from tests.fuzz import codec, openings, relay, relay_oracle
 from tests.fuzz.relay_world import Finding
-from tests.fuzz.run import C_TARGETS, ROOT, build
+from tests.fuzz.run import C_TARGETS, HERE, ROOT, WARNINGS, build, compiler
 
 BUGS = {
     # target: (header, text, what it becomes)
@@ -97,7 +99,7 @@ def test_the_oracle_lets_what_is_right_pass() -> None:
     oracle_says(BOTH_SENT, BOTH_SEEN)
 
 
-@pytest.mark.parametrize(
+WRONG = pytest.mark.parametrize(
     ("sent", "seen"),
     [
         (BOTH_SENT, ANSWER % (FOUR, b"ok") + ANSWER % (THREE, b"ok")),
@@ -114,6 +116,38 @@ def test_the_oracle_lets_what_is_right_pass() -> None:
     ids=["answers-swapped", "answered-twice", "body-changed", "body-cut", "status-changed", "bare-line-feed",
          "request-invented", "request-body-changed", "two-framings", "method-changed"],
 )  # fmt: skip
+
+
+@WRONG
 def test_the_oracle_sees_what_is_wrong(sent: bytes, seen: bytes) -> None:
     with pytest.raises(Finding):
         oracle_says(sent, seen)
+
+
+Verdict = Callable[[bytes, bytes], bytes | None]
+
+
+@pytest.fixture(scope="module")
+def verdict(tmp_path_factory: pytest.TempPathFactory) -> Verdict:
+    """What the judge of scripts says of the same two requests."""
+    program = tmp_path_factory.mktemp("judge") / "judge.so"
+    include = ["-I", str(ROOT / "ext"), "-I", str(HERE)]
+    source = str(HERE / "script_judge.c")
+    subprocess.run([*compiler(), *WARNINGS, "-shared", "-fPIC", *include, source, "-o", str(program)], check=True)
+    judge = ctypes.CDLL(str(program)).script_judge_texts
+    judge.restype, judge.argtypes = ctypes.c_char_p, [ctypes.c_char_p] * 4
+    asked = ASKED % (b"1", ONE) + ASKED % (b"2", TWO)
+    return lambda sent, seen: judge(asked, seen, sent, BOTH_SEEN)
+
+
+def test_the_judge_of_scripts_lets_what_is_right_pass(verdict: Verdict) -> None:
+    assert verdict(BOTH_SENT, BOTH_SEEN) is None
+
+
+@WRONG
+def test_the_judge_of_scripts_sees_what_is_wrong(verdict: Verdict, sent: bytes, seen: bytes) -> None:
+    assert verdict(sent, seen) is not None
+
+
+def test_the_judge_of_scripts_wants_an_answer_before_the_next_request(verdict: Verdict) -> None:
+    assert verdict(BOTH_SENT + SENT % (b"2", TWO), BOTH_SEEN) is not None
