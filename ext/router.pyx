@@ -76,7 +76,11 @@ cdef class Router:
         """The affinity key of a request, or None.
 
         Args:
-            head_or_mapping: mapping of field names (any case) to str or bytes; "client-ip" holds the client's address.
+            head_or_mapping: mapping of field names (any case) to str or bytes; "client-ip" holds the client's address, ":path"
+                the target. Or a request's head as bytes, up to its empty line, in which a client's address is not found.
+
+        Raises:
+            DownstreamProtocolError: a head that the proxy would refuse.
         """
         return self.key_rule.extract(head_or_mapping)
 

@@ -63,13 +63,19 @@ class KeyRule:
         """This rule alone and those that follow it."""
         return (KeyRule(self.kind, self.name), *self.others)
 
-    def extract(self, fields: Fields) -> bytes | None:
+    def extract(self, fields: Fields | bytes | bytearray | memoryview) -> bytes | None:
         """The key, or None where the request has none.
 
         Args:
             fields: field names in any case -> value; "client-ip" -> the client's address, ":path" -> the target, path
-                and query; ":body" -> a JSON body, whole.
+                and query; ":body" -> a JSON body, whole. Or a request's head as it came, up to its empty line, which
+                has neither a client's address nor a body.
+
+        Raises:
+            DownstreamProtocolError: a head that the proxy would refuse.
         """
+        if isinstance(fields, (bytes, bytearray, memoryview)):
+            fields = _fields_of(bytes(fields))
         found = self._own(fields)
         if found and len(found) <= KEY_BYTES_MAX:
             return found
@@ -146,6 +152,22 @@ def parse_rule(text: str | Sequence[str]) -> KeyRule:
             f"key rule {text!r}: the {kind}'s name {told} is not acceptable; accepted: {accepted[shapes[kind]]}"
         )
     raise UsageError(f'key rule {text!r}: accepted are {ACCEPTED}, and "path", "url"')
+
+
+def _fields_of(head: bytes) -> dict[str, bytes]:
+    """The fields of a head as extract() takes them; none of one that is not whole."""
+    from fastroute._core.http_head import scan_request  # for whoever uses it
+
+    found: dict[str, bytes] = {}
+    if (scanned := scan_request(head)) is not None:
+        found[":path"] = scanned["path"]
+        for name, value, *_ in scanned["fields"]:
+            key = name.decode("latin-1").lower()
+            if key == "cookie" and key in found:
+                found[key] += b"; " + value
+            elif key != "client-ip":  # that is the connection's, and no client's to write
+                found.setdefault(key, value)
+    return found
 
 
 def _field(fields: Fields, name: str) -> bytes | None:

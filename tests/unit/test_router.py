@@ -7,7 +7,7 @@ import collections
 import pytest
 
 from fastroute import Affinity, Pool, Router, Server, Zone
-from fastroute.errors import ConnectError, NoServerAvailable, UsageError
+from fastroute.errors import ConnectError, DownstreamProtocolError, NoServerAvailable, UsageError
 
 NOW_MS = 1_000_000_000
 
@@ -299,3 +299,32 @@ def test_key_rules_find_the_key(rule, fields, key):
 def test_an_unknown_key_rule_is_refused_with_what_is_accepted(rule):
     with pytest.raises(UsageError):
         Router(pool_of(1), key=rule)
+
+
+HEAD = (
+    b"GET /a;id=7/b?user=9 HTTP/1.1\r\nHost: a\r\ncookie: a=1\r\nCookie: sid=2\r\nX-User: 3\r\n"
+    b"Client-IP: 6.6.6.6\r\n\r\nrest"
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "key"),
+    [
+        ("cookie:sid", b"2"),
+        ("header:x-user", b"3"),
+        ("query:user", b"9"),
+        ("path-param:id", b"7"),
+        ("path", b"/a;id=7/b"),
+        ("client-ip", None),
+        (["client-ip", "header:X-User"], b"3"),
+    ],
+)
+def test_the_key_is_found_in_a_head_as_it_came(rule: str | list[str], key: bytes | None) -> None:
+    of = Router(pool_of(1), key=rule)
+    assert [of.key_of(HEAD), of.key_of(bytearray(HEAD)), of.key_of(memoryview(HEAD))] == [key] * 3
+    assert of.key_of(HEAD[:40]) is None
+
+
+def test_a_head_that_the_proxy_would_refuse_has_no_key() -> None:
+    with pytest.raises(DownstreamProtocolError):
+        Router(pool_of(1), key="cookie:sid").key_of(b"GET / HTTP/1.1\r\nHo st: a\r\nCookie: sid=2\r\n\r\n")
