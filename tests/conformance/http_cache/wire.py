@@ -25,7 +25,7 @@ __all__ = ["At", "Case", "Origin", "Reply", "Step", "ask", "case", "play", "play
 ANSWER_S_MAX = 30.0
 AT_ONCE = 48
 
-SETTLE_S = 0.2
+SETTLE_S = 0.4
 """With several replicas: an answer is stored for the others a moment after its last byte. What an unsafe request made
 unusable is so at once: there is no pause after those."""
 
