@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import pty
+import select
+import signal
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -92,6 +98,45 @@ def test_what_is_looked_at_is_printed_as_tables_and_as_json(replica: Replica) ->
     assert len(json.loads(lines[1])["rates"]) == 3
     assert json.loads(replica.ctl("statistics"))["workers_wanted"] == 2
     assert "nothing has changed" in replica.ctl("reload")
+
+
+def test_top_draws_on_a_terminal_until_it_is_interrupted(replica: Replica) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 160))
+    command = [
+        sys.executable,
+        "-m",
+        "fastroute",
+        "ctl",
+        "--admin",
+        f"127.0.0.1:{replica.admin}",
+        "top",
+        "--every",
+        "0.1",
+    ]
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment.pop("NO_COLOR", None)
+    shown = b""
+    try:
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as top:
+            os.close(theirs)
+            try:
+                end_s = time.monotonic() + 60
+                while shown.count(b"REQ/S") < 3 and time.monotonic() < end_s:
+                    if select.select([ours], [], [], 0.1)[0]:
+                        shown += os.read(ours, 65536)
+                assert shown.count(b"REQ/S") >= 3, shown[-2000:]
+                os.kill(top.pid, signal.SIGINT)
+                with contextlib.suppress(OSError):  # its end closes the terminal
+                    while piece := os.read(ours, 65536):
+                        shown += piece
+                assert top.wait(20) == 0
+            finally:
+                top.kill()
+    finally:
+        os.close(ours)
+    assert all(name.encode() in shown for name in replica.names)
+    assert shown.rstrip().endswith((b"\x1b[?1049l\x1b[?25h", b"\x1b[?25h\x1b[?1049l"))  # the terminal is as it was
 
 
 @pytest.mark.parametrize(
