@@ -45,16 +45,20 @@ EXTENSIONS = [
     for source in sorted(glob.glob("ext/*.pyx"))
 ]
 if TRACE:  # never in a wheel
-    EXTENSIONS.append(
+    EXTENSIONS += [
         Extension(
-            "tests.fuzz.script_drive",
-            ["tests/fuzz/script_drive.pyx", "tests/fuzz/script_judge.c", "tests/fuzz/engine.c"],
-            depends=["tests/fuzz/script_drive.pyx", *sorted(glob.glob("tests/fuzz/*.[ch]")), *HEADERS],
+            f"tests.fuzz.{name}",
+            [f"tests/fuzz/{name}.pyx", *sources],
+            depends=[f"tests/fuzz/{name}.pyx", *sorted(glob.glob("tests/fuzz/*.[ch]")), *HEADERS],
             include_dirs=["ext", "tests/fuzz"],
             extra_compile_args=[*compile_args, "-DFUZZ_EMBEDDED"],
             extra_link_args=link_args,
         )
-    )
+        for name, sources in (
+            ("script_drive", ["tests/fuzz/script_judge.c", "tests/fuzz/engine.c"]),
+            ("script_wire", []),
+        )
+    ]
 CHECKED = DEBUG or SANITIZE
 BUILD_DIR = "build/cython" + "".join(
     suffix

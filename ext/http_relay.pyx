@@ -429,6 +429,8 @@ cdef class Downstream(Caching):
         """Send a Close frame in the server's place, between two of its frames: now, or when the present one has ended."""
         if not self.websocket or self.leaving or self.frames.closed or self.closed or self.phase == FR_PHASE_NONE:
             return False
+        if self.up is None or self.up.eof:  # the server has ended its side, and the client was told so
+            return False
         self.leaving = True
         if fr_frames_between(&self.frames):
             self.frames.closed = self.left_off = True

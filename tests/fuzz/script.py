@@ -118,12 +118,11 @@ async def _run(arguments: list[str]) -> int:
     from tests.fuzz import relay_oracle as oracle
     from tests.fuzz.relay_world import CONFIGURATIONS, open_world
 
+    loop = importlib.import_module("tests.fuzz.script_wire").Loop
+
     vars(http_wire)["formatdate"] = lambda *_, **__: DATE  # it is a fifth of an input's time
     async with AsyncExitStack() as stack:
-        worlds = [
-            await stack.enter_async_context(open_world(number, driver_module.Loop))
-            for number in range(len(CONFIGURATIONS))
-        ]
+        worlds = [await stack.enter_async_context(open_world(number, loop)) for number in range(len(CONFIGURATIONS))]
         for world in worlds:
             world.engine.stop()  # scripts tick
         driver = driver_module.Driver(worlds, judge, oracle.logged)

@@ -1,28 +1,27 @@
 """Scripts against the relay, compiled: what clients and servers say and do, byte for byte, as an input tells.
 
-The relay is the product, built as `fastroute serve` builds it (relay_world.py); here are the loop, the transports and the slow
-path's connections, and what runs a script (script_words.h) and has it judged (script_judge.h). The engine (engine.c) changes the
+The relay is the product, built as `fastroute serve` builds it (relay_world.py); its loop and transports are in
+script_wire; here is what runs a script (script_words.h) and has it judged (script_judge.c). The engine (engine.c) changes the
 scripts and learns from the branches of the relay's extensions.
 
-Rules of this file: time stands still until a script moves it; a transport does what asyncio's do, and counts as a finding what
-asyncio would only warn of; a script begins with nothing open and must leave nothing behind.
+Rules of this file: time stands still until a script moves it; a script begins with nothing open and must leave nothing behind.
 """
 
 import gc
-from random import Random
 import sys
 import traceback
+from random import Random
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, free, malloc
-from libc.string cimport memset
 
 from fastroute._core.http_relay cimport Relay
 from fastroute._core.http_upstream cimport Lines, ServerLine, Upstream
-from fastroute._core.http_wire cimport Engine, fr_out, fr_out_clear, fr_out_put
+from fastroute._core.http_wire cimport Engine, fr_out, fr_out_put
+from tests.fuzz.script_wire cimport Loop, Transport, script_judge, script_mark, script_peer, script_said_at, script_said_count
 
-from fastroute._core.http_wire import WRITE_HIGH_BYTES
+from tests.fuzz.relay_world import Finding
 
 cdef extern from *:
     """
@@ -36,227 +35,23 @@ cdef extern from *:
     const fuzz_target fuzz_the_target = {"script", script_seeds, script_dictionary, script_run, 400, script_learned, script_mutate};
 
     static script_peer *script_peers(void) { return (script_peer *)calloc(PEERS_MAX, sizeof(script_peer)); }
-    static int script_has_101(const script_peer *p)
-    {
-        return p->written.size && memmem(p->written.data, p->written.size, "HTTP/1.1 101 ", 13) != NULL;
-    }
     """
-    ctypedef struct script_peer:
-        fr_out outbox
-        size_t given, heard, piece
-        fr_out written
-        size_t unsent, high, asked_at
-        bint slow, stopped, reading, closing, aborted, lost, ended, eof, made
     void (*script_runs)(const uint8_t *data, size_t size, uint64_t more) noexcept
     void (*script_learns)() noexcept
     script_peer *script_peers()
-    bint script_has_101(const script_peer *p)
-    const char *script_judge(script_peer *clients, int client_count, script_peer *servers, int server_count, int went_away)
-    void script_mark(uint32_t number, uint8_t *to)
-    int script_said_count(int server)
-    size_t script_said_at(int server, int number)
     void fuzz_begin(int count, char **arguments)
     int fuzz_more(uint64_t most)
     void fuzz_end()
     uint64_t fuzz_count()
     int fuzz_paused
 
-cdef int CLIENTS_MAX = 4
 cdef int SERVERS_MAX = 24
 cdef size_t SAID_BYTES_MAX = 400_000
-# What may wait for a peer: as relay_world.UNSENT_BYTES_MAX.
-cdef size_t UNSENT_MAX = WRITE_HIGH_BYTES + (256 << 10) + (192 << 10)
-cdef size_t LOW = WRITE_HIGH_BYTES // 4
 cdef size_t[8] PIECES = [1 << 20, 1, 0, 3, 17, 100, 1000, 16000]
 PASSES_S = (0.01, 0.3, 1.0, 2.1, 5.0, 11.0, 31.0, 61.0)
 END_PASSES_S = (0.3, 2.1, 5.0, 5.0, 31.0) + (61.0,) * 8
 # One of so many inputs is judged by the Python oracle with h11 as well, and every one that joins the corpus.
 JUDGED_TWICE = 128
-
-
-class Finding(AssertionError):
-    """What must hold does not."""
-
-
-cdef class _Handle:
-    cdef object what, arguments
-    cdef double at_s
-    cdef bint cancelled
-
-    def cancel(self):
-        self.cancelled = True
-
-
-cdef class Loop:
-    """What the engine and the pool's line of waiting ask of an event loop; it turns when it is told to."""
-
-    cdef readonly object clock
-    cdef list soon, later
-    cdef public list errors
-
-    def __init__(self, clock):
-        self.clock, self.soon, self.later, self.errors = clock, [], [], []
-
-    def call_soon(self, what, *arguments):
-        cdef _Handle handle = _Handle.__new__(_Handle)
-        handle.what, handle.arguments = what, arguments
-        self.soon.append(handle)
-        return handle
-
-    def call_later(self, delay_s, what, *arguments):
-        cdef _Handle handle = _Handle.__new__(_Handle)
-        handle.what, handle.arguments = what, arguments
-        handle.at_s = self.clock.monotonic_s() + delay_s
-        self.later.append(handle)
-        return handle
-
-    def call_exception_handler(self, context):
-        self.errors.append(context)
-
-    cdef bint turn(self) except -1:
-        """Run what was asked for, once; False: nothing was."""
-        cdef list due = self.soon
-        cdef _Handle handle
-        if not due:
-            return False
-        self.soon = []
-        for handle in due:
-            if not handle.cancelled:
-                handle.what(*handle.arguments)
-        return True
-
-    cdef int passed(self) except -1:
-        """Time has passed: who waited for it is due."""
-        cdef _Handle handle
-        cdef double now_s = self.clock.monotonic_s()
-        cdef list still = []
-        for handle in self.later:
-            (self.soon if handle.at_s <= now_s else still).append(handle)
-        self.later = still
-        return 0
-
-
-cdef dict FACTS = {"sockname": ("192.0.2.1", 80)}
-
-
-cdef class Transport:
-    """A connection whose other end is the script."""
-
-    cdef script_peer *p
-    cdef Loop loop
-    cdef object protocol
-    cdef object peername
-
-    def get_extra_info(self, name, default=None):
-        return self.peername if name == "peername" else FACTS.get(name, default)
-
-    def set_write_buffer_limits(self, high=None, low=None):
-        self.p.high = high or WRITE_HIGH_BYTES
-
-    def get_write_buffer_size(self):
-        return self.p.unsent
-
-    def write(self, data):
-        cdef bytes whole = data if type(data) is bytes else bytes(data)
-        cdef Py_ssize_t size = len(whole)
-        cdef script_peer *p = self.p
-        if p.closing or p.ended:
-            raise self._finding("a write after the end")
-        fr_out_put(&p.written, <const char *>whole, size)
-        if p.slow:
-            p.unsent += size
-            if p.unsent > UNSENT_MAX:
-                raise self._finding(f"{p.unsent} bytes wait")
-            if p.unsent > p.high and not p.stopped:
-                p.stopped = True
-                self.protocol.pause_writing()
-
-    def write_eof(self):
-        if self.p.closing or self.p.ended:
-            raise self._finding("an end after the end")
-        self.p.ended = True
-
-    def pause_reading(self):
-        self.p.reading = False
-
-    def resume_reading(self):
-        self.p.reading = True
-
-    def close(self):
-        if not self.p.closing:
-            self.p.closing = True
-            if not self.p.unsent:
-                self.loop.call_soon(self._lost, None)
-
-    def abort(self):
-        self.p.aborted = True
-        if not self.p.closing or self.p.unsent:
-            self.p.closing = True
-            self.loop.call_soon(self._lost, None)
-
-    def _finding(self, text):
-        found = Finding(f"{type(self.protocol).__name__}: {text}")
-        self.loop.errors.append(found)  # the relay catches what transports raise
-        return found
-
-    def _lost(self, error):
-        if not self.p.lost:
-            self.p.lost = True
-            self.protocol.connection_lost(error)
-
-    # ---- what the script does
-
-    cdef bint hears(self):
-        return self.p.reading and not self.p.closing and not self.p.lost and not self.p.eof
-
-    cdef bint give(self) except -1:
-        """The next piece of what it says arrives, if it is heard."""
-        cdef script_peer *p = self.p
-        cdef size_t size = p.outbox.size - p.given
-        if size == 0 or not self.hears():
-            return False
-        if size > p.piece:
-            size = p.piece
-        data = PyBytes_FromStringAndSize(<const char *>p.outbox.data + p.given, size)
-        p.given += size
-        if not p.ended or script_has_101(p):  # in a tunnel one side may end
-            p.heard = p.given
-        self.protocol.data_received(data)
-        return True
-
-    cdef int give_eof(self) except -1:
-        if self.hears():
-            fr_out_keep(&self.p.outbox, self.p.given)
-            self.p.eof = True
-            if not self.protocol.eof_received():
-                self.close()
-        return 0
-
-    cdef bint take(self, size_t size) except -1:
-        """The peer reads."""
-        cdef script_peer *p = self.p
-        if p.unsent == 0:
-            return False
-        p.unsent -= min(size, p.unsent)
-        if p.stopped and p.unsent <= LOW and not p.lost:
-            p.stopped = False
-            self.protocol.resume_writing()
-        if p.closing and not p.unsent:
-            self.loop.call_soon(self._lost, None)
-        return True
-
-    cdef int reset(self) except -1:
-        """The peer is gone."""
-        if not self.p.lost:
-            self.p.closing = self.p.eof = self.p.aborted = True
-            self._lost(ConnectionResetError())
-        return 0
-
-
-cdef void fr_out_keep(fr_out *out, size_t size) noexcept:
-    """Only so many bytes are said."""
-    if out.size > size:
-        out.size = size
 
 
 cdef class Place:
@@ -388,13 +183,7 @@ cdef class Driver:
 
     cdef Transport transport(self, script_peer *p, bint slow):
         cdef Transport one = Transport.__new__(Transport)
-        fr_out_clear(&p.outbox)
-        fr_out_clear(&p.written)
-        p.given = p.heard = p.unsent = p.asked_at = 0
-        p.piece, p.high, p.slow = 1 << 20, WRITE_HIGH_BYTES, slow
-        p.stopped = p.closing = p.aborted = p.lost = p.ended = p.eof = False
-        p.reading = True
-        one.p, one.loop = p, self.place.loop
+        one.open(p, self.place.loop, slow)
         return one
 
     cdef int say(self, script_peer *p, int pieces, const uint8_t *text, size_t size) except -1:

@@ -11,7 +11,7 @@ typedef struct {
     size_t given, heard, piece;
     fr_out written;    /* what the proxy wrote to it, the last `unsent` bytes of it not taken yet */
     size_t unsent, high, asked_at;
-    int slow, stopped, reading, closing, aborted, lost, ended, eof, made;
+    int slow, stopped, reading, closing, aborted, lost, ended, eof;
 } script_peer;
 
 /* NULL: all holds; else what does not. */

@@ -122,6 +122,30 @@ async def test_a_server_that_has_said_goodbye_is_not_spoken_for() -> None:
         assert await one.rest() == b""
 
 
+async def test_a_server_that_has_ended_its_side_still_hears_the_client_after_the_goodbyes() -> None:
+    async def ends_its_side(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(AGREE + frame(b"last"))
+        writer.write_eof()
+        while data := await reader.read(65536):
+            seen.heads.append(data)
+
+    async with (
+        serving(ends_its_side) as (port, seen),
+        proxying(configured([port])) as (proxy, web),
+        client(web) as one,
+        client(web) as other,
+    ):
+        await open_tunnel(one)
+        assert await one.rest() == frame(b"last")  # and the end: nothing may be written after it
+        draining = asyncio.create_task(proxy.drain(5))
+        assert await other.rest() == b""  # it carried nothing: by now the goodbyes have been said
+        one.send(b"bye")
+        await until(lambda: seen.heads == [b"bye"], "what the client says still reaches the server")
+        one.writer.close()
+        await draining
+
+
 @pytest.mark.parametrize("protocol", [b"websocket", b"x-own"])
 async def test_a_tunnel_that_does_not_end_is_cut_when_the_drain_is_over(protocol: bytes) -> None:
     async def stays(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
