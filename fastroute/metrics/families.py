@@ -136,7 +136,7 @@ def _affinity(out: Page, figures: Figures) -> None:
     out.family(
         "fastroute_sticky_layers_seen_total",
         "counter",
-        "Looks that met the cookie of another sticky layer, by its side.",
+        "Fields with a cookie of another sticky layer, among those looked at.",
     )
     for pool in figures.pools:
         for side, count in (pool.layers or {}).items():

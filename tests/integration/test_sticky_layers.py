@@ -35,6 +35,9 @@ from tests.support.relaying import (
 
 INSERT = 'on = "insert"'
 
+VISITS = 16
+"""Fewer than are looked at between two ticks, more than go to one of two workers by chance."""
+
 
 def setting(*fields: str) -> Handler:
     """A keep-alive server whose answers have these fields."""
@@ -247,15 +250,15 @@ async def test_a_replica_of_two_workers_tells_it_once_and_its_admin_interface_kn
         with running(replica):
             admin = Admin(admin_port)
 
-            def visits() -> float:
-                for _ in range(4):  # both workers get some
+            def visit() -> None:
+                for _ in range(VISITS):  # one connection each, so that both workers get some
                     assert CLIENT.get(f"http://127.0.0.1:{web}/").status_code == 200
-                return admin.total("fastroute_sticky_layers_seen_total", pool="app", side="servers")
 
-            def look() -> bool:
-                return visits() >= 24
+            def counted() -> bool:
+                return admin.total("fastroute_sticky_layers_seen_total", pool="app", side="servers") >= VISITS
 
-            await asyncio.to_thread(until, look, "sightings are counted")
+            await asyncio.to_thread(visit)
+            await asyncio.to_thread(until, counted, "sightings are counted")
             pool = await asyncio.to_thread(admin.get, "/api/v1/pools/app")
             table = await asyncio.to_thread(admin.ask, "GET", "/api/v1/pools")
             asked = ["fastroute", "ctl", "--admin", f"127.0.0.1:{admin_port}", "pools"]
