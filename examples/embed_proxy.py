@@ -7,6 +7,7 @@ user belongs to, and then copies bytes both ways. Start it twice with FASTROUTE_
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
@@ -92,4 +93,7 @@ async def main(listen: str, *addresses: str) -> None:
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(main(*sys.argv[1:]))
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(main(*sys.argv[1:]))

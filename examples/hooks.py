@@ -7,6 +7,7 @@ which sees `X-Tenant` and no token; the answer says which server it was.
 """
 
 import asyncio
+import contextlib
 import sys
 
 from fastroute.config.load import loads
@@ -47,4 +48,7 @@ async def main(listen: str, *addresses: str) -> None:
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(main(*sys.argv[1:]))
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(main(*sys.argv[1:]))
