@@ -29,7 +29,7 @@ PYTHON_TARGETS = {"script": 1.0, "relay": 0.5, "codec": 0.5, "openings": 0.5}
 """Share of the seconds: all targets together take CI six and a half minutes."""
 SANITIZE_TREE = ROOT / "build" / "sanitize-tree"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-WARNINGS = ["-std=gnu11", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function",
+WARNINGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function",
             "-Wno-missing-field-initializers"]  # fmt: skip
 CATALOGUES = {
     "meta": [("memcached_replies.jsonl", "reply")],
