@@ -123,10 +123,16 @@ class LeasedCache(SharedCache):
         """
         return self._holding(await self._run(self._steps_lock(key, same)))
 
-    def unleased(self, key: str, *, stored: bool = False) -> Hold:
-        """A Hold without a lease: put keeps the value near, and in the store too if `stored`."""
+    def unleased(self, key: str, *, stored: bool = False, since: Hold | None = None) -> Hold:
+        """A Hold without a lease: put keeps the value near, and in the store too if `stored`.
+
+        Args:
+            since: another Hold under which what is put was made: what was deleted or purged since then stays so.
+        """
         self._check_open()
         fill = self._begun(self._any_name(key))
+        if since is not None:
+            fill.ticket, fill.stamp = since.fill.ticket, since.fill.stamp
         return Hold(key, fill, None, None, stored)
 
     async def put(
@@ -140,7 +146,8 @@ class LeasedCache(SharedCache):
             ttl_ms: how long it is kept.
             tags: under which it can be purged.
             key: another key than the hold's: then the hold is only given back.
-            made_ms: wall clock at which making it began: a tag that was purged since forbids storing. 0: not compared.
+            made_ms: wall clock at which making it began: a purge of a tag or the namespace since then forbids storing.
+                0: not compared.
         """
         await self._end_renewal(hold)
         return bool(await self._run(self._steps_put(hold, value, Life(max(1, ttl_ms)), tags, made_ms)))
@@ -241,10 +248,14 @@ class LeasedCache(SharedCache):
         if lease is None and not hold.anything:
             self._keep_computed(fill, value, life, 1e18)
             return False
+        if lease is None and not self._near.undisturbed(name.near, fill.ticket):
+            return False  # deleted since, or filled by somebody else
         home = lease.home if lease is not None else self._home(name.store)
         generation = yield from self._known_generation(home)
         numbers = (yield from self._tag_numbers(fill.tags)) if fill.tags else ()
         sealed = None
+        if generation is not None and purged_since(generation, made_ms):
+            numbers = None
         if numbers and any(purged_since(tag.generation, made_ms) for tag in numbers):
             numbers = None
         if generation is not None and numbers is not None:

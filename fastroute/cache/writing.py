@@ -175,9 +175,8 @@ class Writing(Core):
         """Every value of the namespace becomes a miss: True when all nodes confirmed."""
         self._forget_all()
         key = self._generations.namespace_key
-        replies = yield Gather(
-            [Ask(home.set, (key, new_generation(), GENERATION_TTL_S)) for home in self._placement.nodes]
-        )
+        number = new_generation(self._wall_ms())
+        replies = yield Gather([Ask(home.set, (key, number, GENERATION_TTL_S)) for home in self._placement.nodes])
         self._forget_all()
         return self._purged(replies)
 

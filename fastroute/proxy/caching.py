@@ -339,15 +339,24 @@ class ResponseCache:
         if found.away:
             await self._fill_away(asked, key, flight, why)
             return None
-        if found.hold is None:  # nobody else's business: ranges, HEAD, conditional requests
+        if (
+            found.hold is None
+        ):  # nobody else's business: ranges, HEAD, conditional requests; or a value of no kind of ours
+            if flight is not None:
+                flight.end()
             self._pass(asked, why, key)
             return None
         self._go(asked, asked.head, Fill(self, asked, key, hold=found.hold, flight=flight, why=why))
         return None
 
     def _go(self, asked: Asked, head: bytes, fill: Fill) -> None:
-        if asked.request is None or not asked.request.go(asked.epoch, head, fill):
+        try:
+            if asked.request is not None and asked.request.go(asked.epoch, head, fill):
+                return
+        except BaseException:
             fill.lost()
+            raise
+        fill.lost()
 
     def _pass(self, asked: Asked, why: str, key: str = "") -> None:
         """To a server, together with nobody; stored on the way back if it may be."""
@@ -456,8 +465,12 @@ class ResponseCache:
             own = Asked(asked.request, asked.epoch, asked.key, unconditional(asked.head), False, True)
             fill = Fill(self, own, key, hold=found.hold, stored=stored, why="stale")
             done = asyncio.Event()
-            fetch = self._make_fetch(validating(own.head, stored), fill)
-            fetch.start(done.set)
+            try:
+                fetch = self._make_fetch(validating(own.head, stored), fill)
+                fetch.start(done.set)
+            except BaseException:
+                fill.lost()
+                raise
             try:
                 await done.wait()
             except asyncio.CancelledError:
@@ -496,14 +509,14 @@ class ResponseCache:
             elif names:
                 variants = Variants(names, stored.number)
                 key = variants.key_of(asked.key, asked.fields)
-                await cache.put(
-                    cache.unleased(key, stored=hold.lease is not None or hold.anything), stored, ttl_ms, tags
-                )
+                own = cache.unleased(key, stored=hold.lease is not None or hold.anything, since=hold)
+                await cache.put(own, stored, ttl_ms, tags, made_ms=began_ms)
                 if fill.key == asked.key:
                     await cache.put(hold, variants, max(ttl_ms, VARIANTS_MS))
                 else:
                     await cache.release(hold)
-                    await cache.put(cache.unleased(asked.key, stored=True), variants, max(ttl_ms, VARIANTS_MS))
+                    own = cache.unleased(asked.key, stored=True, since=hold)
+                    await cache.put(own, variants, max(ttl_ms, VARIANTS_MS))
                 if flight is not None:
                     flight.tell(variants if fill.key == asked.key else LOST)
             else:
@@ -513,7 +526,8 @@ class ResponseCache:
                     await cache.put(hold, stored, ttl_ms, tags, made_ms=began_ms)
                 else:  # it does not vary any more
                     await cache.release(hold)
-                    await cache.put(cache.unleased(asked.key, stored=True), stored, ttl_ms, tags, made_ms=began_ms)
+                    own = cache.unleased(asked.key, stored=True, since=hold)
+                    await cache.put(own, stored, ttl_ms, tags, made_ms=began_ms)
         except CacheError:
             pass
         finally:

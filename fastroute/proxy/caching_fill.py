@@ -124,6 +124,13 @@ class Fill:
 
     def end(self, body: bytes) -> Answer | None:
         """The response is complete: the answer from the cache, where the client did not get the server's."""
+        try:
+            return self._ended(body)
+        except BaseException:
+            self.lost()
+            raise
+
+    def _ended(self, body: bytes) -> Answer | None:
         self._leave()
         if self._response is None:
             self.lost()
@@ -154,6 +161,13 @@ class Fill:
 
     def error(self, status: int) -> Answer | None:
         """No server gave a response: the answer from the cache, if it may stand in."""
+        try:
+            return self._failed_with(status)
+        except BaseException:
+            self.lost()
+            raise
+
+    def _failed_with(self, status: int) -> Answer | None:
         self._leave()
         now_ms = round(self.cache.wall_s() * 1000)
         if self.stored is not None and may_fail_to(self.stored, now_ms, self.cache.down_ms):
