@@ -228,7 +228,7 @@ def top(client: AdminClient, pool: str | None, every: float, rounds: int | None,
         with Live(auto_refresh=False, screen=rounds is None) as live:
             done = 0
             while rounds is None or done < rounds:
-                live.update(tables.servers(*look()), refresh=True)
+                live.update(tables.fitted(tables.servers(*look()), live.console.width), refresh=True)
                 time.sleep(every)
                 done += 1
     except KeyboardInterrupt:

@@ -6,10 +6,14 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["affinity", "binding", "counted", "fleet", "pools", "printed", "server", "servers"]
+__all__ = ["affinity", "binding", "counted", "fitted", "fleet", "pools", "printed", "server", "servers"]
+
+WIDTH_MAX = 1000
+"""Characters of a line: two names of 64, an address, numbers."""
 
 COLOURS = {"ready": "green", "draining": "yellow", "maintenance": "blue", "down": "red", "ejected": "magenta"}
 
@@ -20,13 +24,31 @@ def counted(count: int, what: str) -> str:
 
 
 def printed(table: Any) -> str:
-    """A table as text: colours on a terminal, as wide as it needs to be elsewhere."""
+    """A table as text, colours on a terminal. As wide as it needs to be: a line that the terminal breaks can be read, a
+    state of three letters cannot."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200, color_system=None)
+    if isinstance(table, Table):
+        console.width = max(console.width, _width(table))
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def fitted(table: Table, width: int) -> Table:
+    """The same table, without what is needed least where it is wider than so many characters."""
+    for title in ("ORDER", "REQUESTS", "FAILURES", "WEIGHT"):
+        if _width(table) > width:
+            table.columns = [column for column in table.columns if column.header != title]
+            for index, column in enumerate(table.columns):
+                column._index = index
+    return table
+
+
+def _width(table: Table) -> int:
+    console = Console(width=WIDTH_MAX)
+    return Measurement.get(console, console.options, table).maximum
 
 
 def _table(*columns: str) -> Table:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from fastroute.cli import ctl_tables as tables
 
 
@@ -48,3 +50,27 @@ def test_a_key_that_is_not_bound_has_no_term():
 
 def test_one_is_not_several():
     assert [tables.counted(count, "binding") for count in (0, 1, 2)] == ["0 bindings", "1 binding", "2 bindings"]
+
+
+def served(state: str) -> dict[str, Any]:
+    one: dict[str, Any] = {"name": "web-1", "state": state, "weight": 1, "weight_effective": 1.0, "in_flight": 0}
+    one |= {"bindings": 7, "requests_total": 1234, "failures_total": 0, "latency_ms": 4.5}
+    return {"name": "app", "servers": [{**one, "order": {"state": state, "weight": 3}}]}
+
+
+def test_a_table_is_as_wide_as_it_needs_to_be_whatever_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    said = tables.printed(tables.servers([served("maintenance")]))
+    assert "maintenance, weight 3" in said
+    assert "\N{HORIZONTAL ELLIPSIS}" not in said
+
+
+def test_a_table_that_must_fit_keeps_who_it_is_and_how_it_is() -> None:
+    whole = tables.servers([served("maintenance")], {("app", "web-1"): 9.0})
+    assert len(tables.fitted(whole, 200).columns) == 11
+    told = [column.header for column in tables.fitted(whole, 80).columns]
+    assert told == ["POOL", "SERVER", "STATE", "WEIGHT", "IN FLIGHT", "BINDINGS", "REQ/S", "FAILURES", "LATENCY"]
+    lines = tables.printed(whole).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "maintenance" in lines[1]
