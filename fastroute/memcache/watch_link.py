@@ -43,11 +43,12 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         if self._credentials:
-            self.transport.write(self._credentials)
-        self.begin()
+            self.transport.write(self._credentials)  # alone: memcached refuses a watch behind another command
+        else:
+            self.begin()
 
     def begin(self) -> None:
-        """Send what the connection is for; the credentials are on their way."""
+        """Send what the connection is for; the credentials were taken."""
 
     def received(self, data: bytes) -> None:
         """What comes after the answer to the credentials."""
@@ -63,6 +64,7 @@ class Link(asyncio.Protocol):
             if line != b"STORED":
                 self.end(MemcacheProtocolError(f"{line[:80]!r}: the store refused the credentials"))
                 return
+            self.begin()
         if data:
             self.received(data)
 
