@@ -124,7 +124,7 @@ cdef Stored _variant(Caching self, object variants, const uint8_t *data, const f
     return None
 
 
-cdef class Caching(Attempt):
+cdef class Caching(Request):
     """One client connection before the cache."""
 
     def __dealloc__(self):

@@ -1,9 +1,9 @@
 """The clients' side of the relay: one Downstream per connection, an asyncio protocol, and the Relay that makes them.
 
-Not here: reading requests (http_reading), their way to a server (http_attempt), keys and cookies (http_sticky), scanning
-(http_head), writing heads (fr_forward.h), the servers' side (http_upstream). Here: the server's answer on its way to the
-client, answers of our own, and how a connection begins, goes on and ends. Requests of one connection are answered one after
-the other.
+Not here: reading requests (http_reading, http_request), their way to a server (http_attempt), keys and cookies (http_sticky),
+scanning (http_head), writing heads (fr_forward.h), the servers' side (http_upstream), limits on connections (http_client), how
+a tunnel ends (http_tunnel). Here: the server's answer on its way to the client, answers of our own, and how a connection
+begins, goes on and ends. Requests of one connection are answered one after the other.
 
 Rules of this file:
 - What a client gets is written anew from parsed fields; body bytes are framed anew.
@@ -14,12 +14,11 @@ Rules of this file:
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
 from fastroute._core.http_caching cimport FR_FILL_SWALLOW, FR_FILL_TEE, Caching
-from fastroute._core.http_facts cimport Facts
 from fastroute._core.http_fields cimport FR_PIECE_REASON, FR_PIECE_SERVER, FieldRules, Page, fr_field_rules, fr_fields_drop, fr_text
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_LENGTH, FR_BODY_UNTIL_CLOSE, FR_SCAN_DONE, fr_head, fr_head_limits, fr_scan_response
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
@@ -32,10 +31,7 @@ cdef extern from "fr_forward.h" nogil:
     int fr_write_response(fr_out *out, const uint8_t *data, const fr_head *head, const fr_forward_response *how) noexcept
 
 cdef extern from "fr_frames.h" nogil:
-    const uint8_t fr_frame_going_away[4]
     int fr_frames_follow(const uint8_t *data, const fr_head *head) noexcept
-    int fr_frames_between(const fr_frames *s) noexcept
-    size_t fr_frames_pass(fr_frames *s, const uint8_t *data, size_t size, int stop) noexcept
 
 cdef extern from "fr_answer.h" nogil:
     ctypedef struct fr_answer:
@@ -78,12 +74,6 @@ cdef class Relay(Terms):
         """A Downstream for one new connection: what create_server takes as its factory."""
         return Downstream(self)
 
-    def make_for(self, source, destination):
-        """Likewise, for a client whose addresses a proxy in front told: (address, port) each, or None."""
-        cdef Downstream one = Downstream(self)
-        one.source, one.destination = source, destination
-        return one
-
     def close_idle(self):
         """Close the connections that carry no request."""
         for downstream in list(self.connections):
@@ -95,13 +85,8 @@ cdef class Relay(Terms):
         for downstream in list(self.connections):
             if count >= most:
                 break
-            count += (<Downstream>downstream)._go_away()
+            count += (<Downstream>downstream).go_away()
         return count
-
-    def abort(self):
-        """Close every connection now."""
-        for downstream in list(self.connections):
-            (<Downstream>downstream).abort(False)
 
 
 cdef class Downstream(Caching):
@@ -425,65 +410,6 @@ cdef class Downstream(Caching):
         if self.eof and self.up is not None:
             self.up.half_close()
 
-    cdef bint _go_away(self) noexcept:
-        """Send a Close frame in the server's place, between two of its frames: now, or when the present one has ended."""
-        if not self.websocket or self.leaving or self.frames.closed or self.closed or self.phase == FR_PHASE_NONE:
-            return False
-        if self.up is None or self.up.eof:  # the server has ended its side, and the client was told so
-            return False
-        self.leaving = True
-        if fr_frames_between(&self.frames):
-            self.frames.closed = self.left_off = True
-            self.put(fr_frame_going_away, 4)
-        return True
-
-    cdef Py_ssize_t _frames(self, const uint8_t *data, Py_ssize_t size) noexcept:
-        """The server's bytes in a WebSocket: how many of them go on."""
-        cdef Py_ssize_t taken
-        if self.left_off:  # the client's answer to the Close frame still reaches the server, which then ends
-            return 0
-        taken = fr_frames_pass(&self.frames, data, size, self.leaving)
-        if self.leaving and not self.frames.closed and fr_frames_between(&self.frames):
-            self.frames.closed = self.left_off = True
-            fr_out_put(&self.engine.out, data, taken)
-            fr_out_put(&self.engine.out, fr_frame_going_away, 4)
-            return 0
-        return taken
-
-    cdef void half_closed(self) noexcept:
-        if self.up is None:
-            self.abort(False)
-        elif self.up.eof:
-            self._tunnel_ends()
-        else:
-            self.up.half_close()
-
-    cdef void on_half_close(self) noexcept:
-        if self.eof:
-            self._tunnel_ends()
-            return
-        try:
-            self.transport.write_eof()
-        except Exception:  # TLS has no half-close
-            self._tunnel_ends()
-
-    cdef void tunnel_over(self) noexcept:
-        self._tunnel_ends()
-
-    cdef void _tunnel_ends(self) noexcept:
-        """What is on its way goes out on both sides; then both end."""
-        if self.phase == FR_PHASE_NONE:
-            return
-        self.phase = FR_PHASE_NONE
-        self.epoch += 1
-        self.engine.counts.tunnels -= 1
-        if self.up is not None:
-            self.up.let_go()
-            self.up = None
-        self.count_out(False)
-        self.ended()
-        self.close()
-
     cdef void _learn(self, const uint8_t *data, const fr_head *head) noexcept:
         try:
             self.route.sticky.learn(self.route.router, data, head, self.key, self.slot, &self.engine.out, &self.binding)
@@ -500,7 +426,7 @@ cdef class Downstream(Caching):
 
     cdef void on_body(self, const uint8_t *data, Py_ssize_t size, bytes whole) noexcept:
         cdef fr_out *out = &self.engine.out
-        if self.websocket and self._frames(data, size) < size:
+        if self.websocket and self.whole_frames(data, size) < size:
             return
         if self.fill is not None:
             self.fill_body(data, size)
@@ -546,23 +472,9 @@ cdef class Downstream(Caching):
 
     def connection_made(self, transport):
         cdef Relay relay = self.relay
-        self.attach(transport)
-        self.engine.counts.downstream_accepted += 1
-        self.engine.counts.downstream_connections += 1
-        relay.gauges.open += 1
-        relay.connections.add(self)
-        has_address = self.know_peer()
         self.keep = self.client_keeps = self.request_complete = True
-        if relay.connections_max and <uint32_t>len(relay.connections) > relay.connections_max:
-            self.engine.counts.limit_connections += 1
+        if not self.arrive(transport):
             self.answer(503, True)
-        elif relay.connections_per_client and not self.trusted and has_address:  # a unix socket's have no address
-            open_count = relay.clients.get(self.peer, 0) + 1
-            relay.clients[self.peer] = open_count
-            self.counted = True
-            if <uint32_t>open_count > relay.connections_per_client:
-                self.engine.counts.limit_connections_per_client += 1
-                self.answer(503, True)
         if not self.closed and self.state == FR_READ_HEAD:
             self.arm(relay.head_ms)
 
@@ -585,16 +497,9 @@ cdef class Downstream(Caching):
         self.abort(False)
 
     cdef void gone(self, object error) noexcept:
-        self.engine.counts.downstream_connections -= 1
-        self.relay.gauges.open -= 1
-        self.relay.connections.discard(self)
-        if self.counted:
-            self.counted = False
-            count = self.relay.clients.pop(self.peer, 1) - 1
-            if count:
-                self.relay.clients[self.peer] = count
+        self.leave()
         if self.phase != FR_PHASE_NONE and self.state == FR_READ_TUNNEL:
-            self._tunnel_ends()
+            self.tunnel_ends()
         elif self.phase != FR_PHASE_NONE:
             self.engine.counts.aborted_by_client += 1
             self.drop()
@@ -622,11 +527,7 @@ cdef class Downstream(Caching):
             else:
                 self.abort(False)
         elif self.state == FR_READ_TUNNEL:
-            if self.writing_paused and not self.stalled():
-                self.arm(self.relay.tunnel_ms)
-            else:
-                self.engine.counts.timeout_tunnel += 1
-                self._tunnel_ends()
+            self.tunnel_expired()
         elif self.writing_paused:
             if self.stalled():
                 self.engine.counts.timeout_send += 1

@@ -75,6 +75,17 @@ cdef class Terms:
             return self.route
         return <Route>PyTuple_GET_ITEM(self.targets, target)
 
+    def make_for(self, source, destination):
+        """As make(), for a client whose addresses a proxy in front told: (address, port) each, or None."""
+        one = self.make()
+        one.come_from(source, destination)
+        return one
+
+    def abort(self):
+        """Close every connection now."""
+        for one in list(self.connections):
+            (<Wire>one).abort(False)
+
     def only_ending(self):
         """Is every connection left one that has ended here, over TLS, and waits for the client to say so too?"""
         cdef Wire one

@@ -1,8 +1,8 @@
 """TCP listeners: one TcpDownstream per client connection, an asyncio protocol, and the TcpRelay that makes them.
 
 Not here: choosing a server, moving a bound client, the line for room (http_attempt, the same as for a request: a connection
-is one request whose answer never ends), the servers' side (http_upstream, in its tunnel state), reading a ClientHello
-(fastroute.proxy.client_hello).
+is one request whose answer never ends), limits on connections (http_client), ends in good order (http_tunnel), the servers'
+side (http_upstream, in its tunnel state), reading a ClientHello (fastroute.proxy.client_hello).
 
     HEAD -> HOLD -> TUNNEL      HEAD: only with a key from the ClientHello; HOLD: no server yet, at most one read is kept
 
@@ -15,15 +15,14 @@ Rules of this file:
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
-from fastroute._core.http_attempt cimport Attempt
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_reading cimport FR_PHASE_CONNECTING, FR_PHASE_NONE, FR_PHASE_SENT, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
-from fastroute._core.http_route cimport Route
 from fastroute._core.http_terms cimport Terms
+from fastroute._core.http_tunnel cimport Tunnel
 from fastroute._core.http_upstream cimport Upstream
-from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out_clear, fr_out_free, fr_out_put
+from fastroute._core.http_wire cimport Wire, fr_now_ns, fr_out_free, fr_out_put
 
 cdef str REASON_POLICY = "policy"
 
@@ -45,12 +44,6 @@ cdef class TcpRelay(Terms):
         """A TcpDownstream for one new connection."""
         return TcpDownstream(self)
 
-    def make_for(self, source, destination):
-        """Likewise, for a client whose addresses a proxy in front told."""
-        cdef TcpDownstream one = TcpDownstream(self)
-        one.source, one.destination = source, destination
-        return one
-
     def close_idle(self):
         """Close the connections that have not said yet where they want to go."""
         for one in list(self.connections):
@@ -61,13 +54,8 @@ cdef class TcpRelay(Terms):
         """Nobody can be told: the protocol is not ours. How many were told: none."""
         return 0
 
-    def abort(self):
-        """Close every connection now."""
-        for one in list(self.connections):
-            (<TcpDownstream>one).abort(False)
 
-
-cdef class TcpDownstream(Attempt):
+cdef class TcpDownstream(Tunnel):
     """One client connection; an asyncio protocol."""
 
     def __init__(self, TcpRelay relay):
@@ -90,25 +78,6 @@ cdef class TcpDownstream(Attempt):
             if self.relay.rule is not None:
                 self.key = self.relay.rule.extract({"client-ip": self.peer, "sni": name or b""})
             self._choose()
-        except Exception as error:
-            self.unexpected(error)
-
-    cdef void _go(self, int slot) noexcept:
-        cdef Route route = self.route
-        self.slot = slot
-        try:
-            self.line = route.lines.line(slot)
-            if self.line.limited and ((not self.admitted and route.waiting.ahead(slot)) or not route.pool.has_room(slot)):
-                self._queue(slot if self.binding.bound else -1)
-                return
-            route.pool.begin(slot)
-            self.begun = True
-            self.started_ns = fr_now_ns()
-            self.line.counted.requests += 1
-            self.line.counted.in_flight += 1
-            self._count_why()
-            if self._wait(FR_PHASE_CONNECTING):
-                route.slow.connect(self, self.epoch, self.line)
         except Exception as error:
             self.unexpected(error)
 
@@ -199,15 +168,6 @@ cdef class TcpDownstream(Attempt):
         else:
             self.put(data, size)
 
-    cdef void on_half_close(self) noexcept:
-        if self.eof or self.tls:  # which has no half-close
-            self._tunnel_ends()
-            return
-        try:
-            self.transport.write_eof()
-        except Exception:
-            self._tunnel_ends()
-
     def eof_received(self):
         self.eof = True
         if self.closed:
@@ -217,35 +177,16 @@ cdef class TcpDownstream(Attempt):
             self.close()
             return None
         if self.state == FR_READ_TUNNEL:
-            if self.up is None:
-                self.abort(False)
-            elif self.up.eof:
-                self._tunnel_ends()
-            else:
-                self.up.half_close()
+            self.half_closed()
         return None if self.closed or self.tls else True
 
     # ---- ends --------------------------------------------------------------------------------------------------
-
-    cdef void _tunnel_ends(self) noexcept:
-        """What is on its way goes out on both sides; then both end."""
-        if self.phase == FR_PHASE_NONE:
-            return
-        self.phase = FR_PHASE_NONE
-        self.epoch += 1
-        self.engine.counts.tunnels -= 1
-        if self.up is not None:
-            self.up.let_go()
-            self.up = None
-        self.count_out(False)
-        self.ended()
-        self.close()
 
     cdef void on_fail(self, int how, bint reused) noexcept:
         cdef bint in_order = self.up is not None and self.up.eof
         self.up = None
         if in_order:
-            self._tunnel_ends()
+            self.tunnel_ends()
         else:
             self._break_off()
 
@@ -267,22 +208,8 @@ cdef class TcpDownstream(Attempt):
 
     def connection_made(self, transport):
         cdef TcpRelay relay = self.relay
-        self.attach(transport)
-        self.engine.counts.downstream_accepted += 1
-        self.engine.counts.downstream_connections += 1
-        relay.gauges.open += 1
-        relay.connections.add(self)
-        has_address = self.know_peer()
-        if relay.connections_max and <uint32_t>len(relay.connections) > relay.connections_max:
-            self.engine.counts.limit_connections += 1
+        if not self.arrive(transport):
             self.answer(503, True)
-        elif relay.connections_per_client and not self.trusted and has_address:
-            open_count = relay.clients.get(self.peer, 0) + 1
-            relay.clients[self.peer] = open_count
-            self.counted = True
-            if <uint32_t>open_count > relay.connections_per_client:
-                self.engine.counts.limit_connections_per_client += 1
-                self.answer(503, True)
         if self.closed:
             return
         if relay.read_name is None:
@@ -294,20 +221,13 @@ cdef class TcpDownstream(Attempt):
             self.arm(relay.head_ms)
 
     cdef void gone(self, object error) noexcept:
-        self.engine.counts.downstream_connections -= 1
-        self.relay.gauges.open -= 1
-        self.relay.connections.discard(self)
-        if self.counted:
-            self.counted = False
-            count = self.relay.clients.pop(self.peer, 1) - 1
-            if count:
-                self.relay.clients[self.peer] = count
+        self.leave()
         self.waited()
         if self.phase == FR_PHASE_SENT:
             if self.up is not None and error is not None:
                 self.up.cut_off()
                 self.up = None
-            self._tunnel_ends()
+            self.tunnel_ends()
         elif self.phase != FR_PHASE_NONE:
             self.engine.counts.aborted_by_client += 1
             self.count_out(False)
@@ -326,11 +246,7 @@ cdef class TcpDownstream(Attempt):
             self.engine.counts.timeout_head += 1
             self.close()
         elif self.state == FR_READ_TUNNEL:
-            if self.writing_paused and not self.stalled():
-                self.arm(self.relay.tunnel_ms)
-            else:
-                self.engine.counts.timeout_tunnel += 1
-                self._tunnel_ends()
+            self.tunnel_expired()
 
     cdef void flow(self) noexcept:
         """The client reads slower than the server sends, or again."""

@@ -1,19 +1,16 @@
-# http_attempt: one request on its way to a server: routed, connected, sent, and tried again where that is safe.
+# http_attempt: one request on its way from its key to a server: chosen, connected, sent, and tried again where that is safe.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from fastroute._core.http_facts cimport Facts
+from fastroute._core.http_client cimport Client
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_sticky cimport fr_binding
 from fastroute._core.http_upstream cimport ServerLine, Upstream
-from fastroute._core.http_wire cimport fr_out
 
-cdef class Attempt(Facts):
-    cdef object source, destination     # (address, port) that a proxy in front told, or None
-    cdef readonly bint raw              # no request: bytes as they come
+cdef class Attempt(Client):
+    cdef readonly bint raw              # no request: bytes as they come, over a connection of their own
     cdef bint keep                      # the connection goes on after this answer
     cdef bint client_keeps              # the client expects it to
     cdef uint32_t served                # requests of this connection
     # The present request.
-    cdef fr_out gathered                # head and body so far, as they go on the wire, while the key is looked for in it
     cdef size_t head_bytes              # of the head in `request`
     cdef bytes request                  # all bytes for the server so far; None once more of the body went after them
     cdef bytes key                      # affinity key; None: none
@@ -42,13 +39,7 @@ cdef class Attempt(Facts):
     cdef uint64_t watched_epoch, watched_ms, rate_epoch, rate_ms, rate_mark
     cdef int rate_part
 
-    # Set peer and trusted; whether it has an address.
-    cdef bint know_peer(self) except -1
-    cdef void _route(self, const uint8_t *data, const fr_head *head) noexcept
     cdef bint _wait(self, int phase) noexcept
-    cdef bint _stands(self) noexcept
-    cdef void _gather(self) noexcept
-    cdef void _gathered(self) noexcept
     cdef void _choose(self) noexcept
     cdef void _nobody(self) noexcept
     cdef void _queue(self, int slot) noexcept
@@ -71,10 +62,6 @@ cdef class Attempt(Facts):
     cdef void unexpected(self, error) noexcept
 
     # What the layers above give their meaning.
-    # Answer from the cache; False: it is not that simple.
-    cdef bint from_cache(self, const uint8_t *data, const fr_head *head) noexcept
-    # Ask the cache what to do; False: it has nothing to do with this request.
-    cdef bint look(self) noexcept
     # Answer in the server's place. end: the connection ends, for the request was not read whole or not understood.
     cdef void answer(self, int status, bint end) noexcept
     # The response cannot be finished: make that visible.

@@ -1,14 +1,13 @@
 from typing_extensions import disjoint_base
 
-from fastroute._core.http_facts import Facts
+from fastroute._core.http_client import Client
 from fastroute._core.http_upstream import Upstream
 from fastroute._core.selection import Selection
 
 @disjoint_base
-class Attempt(Facts):
+class Attempt(Client):
     @property
     def raw(self) -> bool: ...
-    def addresses(self) -> tuple[tuple[str, int] | None, tuple[str, int] | None]: ...
     def routed(self, epoch: int, selection: Selection) -> None: ...
     def unrouted(self, epoch: int, status: int) -> None: ...
     def full(self, epoch: int) -> None: ...

@@ -1,7 +1,7 @@
 # http_caching: what a connection has to do with the cache of responses: a fresh stored response is sent at once, anything
 # else is asked of the rules (Python: fastroute.proxy.caching), and what a server sends is copied for it on the way.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from fastroute._core.http_attempt cimport Attempt
+from fastroute._core.http_request cimport Request
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_stored cimport Stored
 from fastroute._core.http_wire cimport fr_out
@@ -13,7 +13,7 @@ cdef enum:
     FR_FILL_SWALLOW = 2                 # the client does not get it, but what the fill says when it has ended
     FR_FILL_WATCH = 3                   # the fill wants to know when it has ended
 
-cdef class Caching(Attempt):
+cdef class Caching(Request):
     cdef object fill                    # whose the present response is, or None; see fastroute.proxy.caching.Fill
     cdef int fill_does                  # FR_FILL_*
     cdef bytes fill_says                # field lines for the client

@@ -1,6 +1,6 @@
 from typing_extensions import disjoint_base
 
-from fastroute._core.http_attempt import Attempt
+from fastroute._core.http_request import Request
 
 FILL_PASS: int
 FILL_TEE: int
@@ -10,7 +10,7 @@ ASKS: int
 BYPASS: int
 
 @disjoint_base
-class Caching(Attempt):
+class Caching(Request):
     @property
     def cache_request(self) -> bytes | None: ...
     def waits(self, epoch: int) -> bool: ...

@@ -8,10 +8,6 @@ from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_wire cimport fr_out
 
-cdef extern from "fr_frames.h" nogil:
-    ctypedef struct fr_frames:
-        uint8_t closed
-
 cdef extern from "fr_forward.h" nogil:
     ctypedef struct fr_forward_response:
         const uint8_t *cookie
@@ -31,11 +27,6 @@ cdef class Relay(Terms):
 @cython.final
 cdef class Downstream(Caching):
     cdef Relay relay
-    cdef bint counted                   # in Relay.clients
-    cdef bint websocket                 # a tunnel whose frames are counted
-    cdef bint leaving                   # the client is to be told that this end goes away,
-    cdef bint left_off                  # and was: no more of the server's frames reach it
-    cdef fr_frames frames               # of the server
 
     cdef void _apply_rules(self, const uint8_t *data, fr_forward_response *how, fr_text *values) noexcept
     cdef void _next(self) noexcept
@@ -45,6 +36,3 @@ cdef class Downstream(Caching):
     cdef void _put_debug(self, fr_out *out) noexcept
     cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept
     cdef void _swallow(self, const fr_head *head) noexcept
-    cdef void _tunnel_ends(self) noexcept
-    cdef bint _go_away(self) noexcept
-    cdef Py_ssize_t _frames(self, const uint8_t *data, Py_ssize_t size) noexcept

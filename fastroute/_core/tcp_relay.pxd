@@ -1,7 +1,7 @@
 # tcp_relay: listeners with protocol = "tcp": a client's bytes go to one server as they are, and back, until both ends are done.
 cimport cython
-from fastroute._core.http_attempt cimport Attempt
 from fastroute._core.http_terms cimport Terms
+from fastroute._core.http_tunnel cimport Tunnel
 
 @cython.final
 cdef class TcpRelay(Terms):
@@ -9,14 +9,12 @@ cdef class TcpRelay(Terms):
     cdef object read_name               # Python: bytes -> server name of a ClientHello; None: nobody asks for it
 
 @cython.final
-cdef class TcpDownstream(Attempt):
+cdef class TcpDownstream(Tunnel):
     cdef TcpRelay relay
-    cdef bint counted                   # in Terms.clients
 
     # The first bytes are enough, or none are needed: find the key and a server.
     cdef void _begin(self, object name) noexcept
     cdef void _open(self, object upstream) noexcept
     cdef void _look(self) noexcept
-    cdef void _tunnel_ends(self) noexcept
     # The connection has failed on one side: the other one must not take it for an end in good order.
     cdef void _break_off(self) noexcept

@@ -1,8 +1,8 @@
 """Hooks of embedders: Python functions that the relay calls per request, where a `Proxy` was given some.
 
-Not here: when they are called (http_attempt, http_relay). Rules of this file: a hook that raises is logged once per
-hook and kind of exception, and the request goes on with what the hook had said before; what a hook writes is checked
-like a rule of the configuration; hooks run in the event loop and must not wait.
+Not here: when they are called (http_request, http_attempt, http_relay). Rules of this file: a hook that raises is
+logged once per hook and kind of exception, and the request goes on with what the hook had said before; what a hook
+writes is checked like a rule of the configuration; hooks run in the event loop and must not wait.
 """
 
 from __future__ import annotations

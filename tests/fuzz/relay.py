@@ -1,4 +1,4 @@
-"""The relay whole, both directions, in process: http_reading, http_attempt, http_relay, http_upstream as they are
+"""The relay whole, both directions, in process: http_reading to http_relay and http_upstream as they are
 built.
 
 An input is a connection's life, drawn from a seed: a client that sends plausible and spoiled requests in pieces,
