@@ -222,12 +222,12 @@ class Keeper:
             refused=dict(self._mail.statistics.refused) if self._mail is not None else {},
         )
 
-    def _leaving(self) -> dict[str, dict[str, tuple[str, int]]]:
-        """pool -> server that drains or is in maintenance -> (its state, requests under way), for who waits for it.
+    def _leaving(self) -> dict[str, dict[str, list[str | int]]]:
+        """pool -> server that drains or is in maintenance -> [its state, requests under way], for who waits for it.
 
         "ready" while some workers do not follow yet.
         """
-        found: dict[str, dict[str, tuple[str, int]]] = {}
+        found: dict[str, dict[str, list[str | int]]] = {}
         room = LEAVING_MAX
         for pool, parts in self._parts.pools.items():
             columns, of = self._columns[pool], parts.pool
@@ -238,7 +238,7 @@ class Keeper:
             for name, row in zip(names, sums, strict=True):
                 says = {STATES[at] for at, workers in enumerate(row[8]) if workers}
                 state = states[name] if len(says) < 2 else "draining" if "draining" in says else "ready"
-                found.setdefault(pool, {})[name] = (state, row[4])
+                found.setdefault(pool, {})[name] = [state, row[4]]
         return found
 
     # ---- the fleet ---------------------------------------------------------------------------------------------------

@@ -123,6 +123,7 @@ async def test_a_deploy_of_all_servers_under_load_costs_no_request(tmp_path: pat
                     assert len(served) <= 1 + len(ports), (user, served)
                 for replica in replicas:
                     assert replica.stop() == 0
+                    assert "bug in fastroute" not in replica.output()
     finally:
         for process in servers.values():
             process.kill()
