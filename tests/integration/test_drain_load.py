@@ -142,6 +142,9 @@ async def deployed(
     assert done.returncode == 0, done
     assert "maintenance" in done.stdout.splitlines()[-1], done
     assert done.stdout.splitlines()[-1].endswith("and 0 requests left"), done
+    told = await asyncio.to_thread(admins[0].get, "/api/v1/fleet")
+    (other,) = [one for one in told["replicas"] if not one["here"]]
+    assert other["leaving"]["app"][name] == ["maintenance", 0]
     servers[port].kill()
     await asyncio.to_thread(servers[port].popen.wait, 10)
     await crowd.more(30)
