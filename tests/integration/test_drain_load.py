@@ -123,6 +123,7 @@ async def test_a_deploy_of_all_servers_under_load_costs_no_request(tmp_path: pat
                     assert len(served) <= 1 + len(ports), (user, served)
                 for replica in replicas:
                     assert replica.stop() == 0
+                    assert "bug in fastroute" not in replica.output()
     finally:
         for process in servers.values():
             process.kill()
@@ -141,6 +142,9 @@ async def deployed(
     assert done.returncode == 0, done
     assert "maintenance" in done.stdout.splitlines()[-1], done
     assert done.stdout.splitlines()[-1].endswith("and 0 requests left"), done
+    told = await asyncio.to_thread(admins[0].get, "/api/v1/fleet")
+    (other,) = [one for one in told["replicas"] if not one["here"]]
+    assert other["leaving"]["app"][name] == ["maintenance", 0]
     servers[port].kill()
     await asyncio.to_thread(servers[port].popen.wait, 10)
     await crowd.more(30)

@@ -214,6 +214,7 @@ def test_in_a_rolling_deploy_through_two_replicas_no_user_sees_old_new_old(tmp_p
         for server in site.servers.all:
             server.fields = {"X-Build": "a"}
         users, fresh = [f"user-{n}" for n in range(12)], 0
+        told: list[collections.Counter[str]] = []
 
         def states(wanted: dict[str, int]) -> bool:
             """Do all replicas say so? Users come meanwhile."""
@@ -222,19 +223,28 @@ def test_in_a_rolling_deploy_through_two_replicas_no_user_sees_old_new_old(tmp_p
                 ask(site, user, (n + fresh) % 2)
             fresh += 1
             ask(site, f"fresh-{fresh}", fresh % 2)
-            told = [collections.Counter(site.told(i, n)["state"] for i in range(4)) for n in range(2)]
+            pools = [admin.get("/api/v1/pools/app")["servers"] for admin in site.admins]
+            told[:] = [collections.Counter(one["state"] for one in servers) for servers in pools]
             return all(one == wanted for one in told)
 
-        until(lambda: states({"ready": 4}), "all have the same build")
+        def settled(wanted: dict[str, int], why: str) -> None:
+            """Not `until`: each look brings a dozen users, which takes its time on a busy machine."""
+            end_s = time.monotonic() + 60
+            while not states(+collections.Counter(wanted)):
+                assert time.monotonic() < end_s, (
+                    f"never: {why}: {told}, {[one.output()[-3000:] for one in site.replicas]}"
+                )
+
+        settled({"ready": 4}, "all have the same build")
         for number, server in enumerate(site.servers.all, 1):
             server.close()
             away = {"down": 1, "draining": number - 1, "ready": 4 - number} if number < 4 else {"down": 1, "ready": 3}
-            until(lambda away=away: states(+collections.Counter(away)), f"server {number} is away")
+            settled(away, f"server {number} is away")
             server.fields = {"X-Build": "b"}
             server.open()
             odd = {1: 1, 2: 2, 3: 1, 4: 0}[number]  # the new ones, until they are more than half
             back = {"draining": odd, "ready": 4 - odd}
-            until(lambda back=back: states(+collections.Counter(back)), f"server {number} is back")
+            settled(back, f"server {number} is back")
             for replica in (0, 1):
                 assert {ask(site, f"late-{number}-{replica}-{n}", replica) for n in range(8)} == {
                     "a" if number < 3 else "b"

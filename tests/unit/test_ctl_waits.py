@@ -55,9 +55,9 @@ def test_a_worker_that_does_not_follow_yet_is_waited_for():
 @pytest.mark.parametrize(
     ("leaving", "is_over"),
     [
-        ({"app": {"web-1": ("maintenance", 0)}}, True),
-        ({"app": {"web-1": ("maintenance", 2)}}, False),
-        ({"app": {"web-1": ("draining", 0)}}, False),
+        ({"app": {"web-1": ["maintenance", 0]}}, True),
+        ({"app": {"web-1": ["maintenance", 2]}}, False),
+        ({"app": {"web-1": ["draining", 0]}}, False),
         ({"app": {}}, False),
         ({}, False),
         (None, True),
@@ -74,7 +74,7 @@ def test_with_fleet_every_replica_is_waited_for(leaving, is_over):
 def test_what_others_have_under_way_is_counted():
     told = Told(everywhere=True)
     told.says("maintenance", bindings=2, in_flight=1)
-    told.replicas = [{"name": "b", "here": False, "leaving": {"app": {"web-1": ("maintenance", 4)}}}]
+    told.replicas = [{"name": "b", "here": False, "leaving": {"app": {"web-1": ["maintenance", 4]}}}]
     left, line, as_json, _ = DrainWatch(told, "app", "web-1", ends=True).look()  # type: ignore[arg-type]
     assert (left, line) == (7, "app/web-1: maintenance, 2 bindings and 5 requests left")
     assert as_json == {"state": "maintenance", "bindings": 2, "in_flight": 5}
