@@ -312,8 +312,9 @@ cdef class Driver:
                 one.take(1 << 30)
             for one in self.servers:
                 one.take(1 << 30)
-            while self.place.asked:
+            while self.place.asked:  # one request after the other, where a client has sent many
                 self.connect(0, 5)
+                self.settle(False)
             self.settle(False)
             if self.all_lost() and not self.place.lines.active:
                 break
