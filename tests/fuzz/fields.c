@@ -6,7 +6,6 @@
  * Every input is a path, a body, a field's value, a stream of frames and, where it scans, a request head. Judged by second
  * implementations, written another way, and by what must hold of every answer.
  */
-#define _GNU_SOURCE
 #include <string.h>
 
 #include "fr_http.h"
