@@ -16,7 +16,7 @@ from fastroute.config.load import loads
 from fastroute.errors import ConfigError
 from fastroute.proxy.proxy_protocol import format_header, parse_header
 from tests.support.certificates import Certificates, make_certificates
-from tests.support.loops import on_each_loop, on_uvloop
+from tests.support.loops import on_each_loop, on_uvloop, settled
 from tests.support.relaying import SECRET, WAIT_S, proxying, until, unused_port
 
 
@@ -58,6 +58,7 @@ async def served(handler, **named) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await settled()
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,6 +13,7 @@ from fastroute.health.head_request import HeadClient, HeadReply
 from fastroute.health.load_probe import LoadProbe, load_in
 from fastroute.model import Server
 from fastroute.routing.pool import Pool
+from tests.support.loops import settled
 from tests.support.memcached import free_port
 
 WAIT_S = 40.0
@@ -49,6 +50,7 @@ async def served(answer: Callable[[], bytes]) -> AsyncIterator[Served]:
         yield made
     finally:
         listening.close()
+        await settled()
         made.close_all()
         await asyncio.sleep(0)
         await listening.wait_closed()

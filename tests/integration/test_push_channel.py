@@ -18,6 +18,7 @@ from fastroute._core.affinity_table import PROVISIONAL
 from fastroute._core.zone_push import PushBoard
 from fastroute.affinity.base import store_key
 from fastroute.affinity.republish import walk
+from tests.support.loops import settled
 from tests.support.memcached import Memcached as MemcachedServer
 from tests.support.push_worker import SECRET, USERS, Worker, pool_of, zone_of
 
@@ -353,6 +354,7 @@ async def test_lines_that_are_none_close_the_connection_and_no_more(says):
         await until(lambda: hostile.watched >= 2 or (one.push is not None and one.push.losses["refused"] >= 1))
         assert one.mode == "poll"
     server.close()
+    await settled()
     await server.wait_closed()
 
 

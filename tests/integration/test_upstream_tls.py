@@ -19,7 +19,7 @@ from fastroute.config.load import loads
 from fastroute.errors import ConfigError
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.fleet import Process, running
-from tests.support.loops import on_each_loop, on_uvloop
+from tests.support.loops import on_each_loop, on_uvloop, settled
 from tests.support.relaying import (
     Seen,
     always,
@@ -69,6 +69,7 @@ async def tls_serving(handler, of: Certificates, *, client_ca: str = "") -> Asyn
             yield server.sockets[0].getsockname()[1], seen, names
         finally:
             server.close()
+            await settled()
 
 
 def tls(**keys: object) -> str:

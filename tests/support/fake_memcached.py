@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
+from tests.support.loops import settled
+
 CLOSE = b"\0close"
 
 Script = Callable[[bytes], bytes | None]
@@ -76,8 +78,10 @@ class FakeMemcached:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        await settled()
         for writer in list(self._writers):
             writer.transport.abort()
+        await settled()
         await self._server.wait_closed()
 
 

@@ -19,6 +19,8 @@ import subprocess
 import sys
 from types import TracebackType
 
+from tests.support.loops import settled
+
 MODES = ("pass", "delay", "drop", "refuse", "cut")
 
 
@@ -54,18 +56,19 @@ class FaultProxy:
         if self.mode == "refuse":
             writer.transport.abort()
             return
+        self._writers.add(writer)
+        there_writer = None
         try:
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, there_writer}
-        try:
+            self._writers.add(there_writer)
             await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
+        except OSError:
+            pass
         finally:
-            self._writers -= {writer, there_writer}
-            writer.transport.abort()
-            there_writer.transport.abort()
+            for one in (writer, there_writer):
+                if one is not None:
+                    self._writers.discard(one)
+                    one.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
@@ -94,6 +97,7 @@ class FaultProxy:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        await settled()
         for writer in list(self._writers):
             writer.transport.abort()
         await self._server.wait_closed()

@@ -15,6 +15,15 @@ LOOPS: dict[str, Any] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new
 
 Test = Callable[..., Awaitable[None]]
 
+SETTLING_TURNS = 10
+"""Of an event loop, between accepting a connection and the first step of who serves it: four, and some to spare."""
+
+
+async def settled() -> None:
+    """Every connection that was accepted has its handler begun: one that is cancelled before that closes nothing."""
+    for _ in range(SETTLING_TURNS):
+        await asyncio.sleep(0)
+
 
 def _run(test: Test, loop: str, *given: Any, **named: Any) -> None:
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fastroute.config.load import loads
 from fastroute.config.schema import Config
 from fastroute.proxy.server import Proxy
+from tests.support.loops import settled
 from tests.support.ports import free_port as unused_port
 
 SECRET = "a secret for tests of at least 32 bytes"
@@ -124,6 +125,7 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[int, Seen]]:
         yield server.sockets[0].getsockname()[1], seen
     finally:
         server.close()
+        await settled()
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

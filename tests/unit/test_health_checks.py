@@ -15,6 +15,7 @@ import pytest
 from fastroute.health.checks import CheckSpec, Outcome, expected, run_check
 from fastroute.health.state import HEAVY_BYTES
 from tests.support.certificates import make_certificates
+from tests.support.loops import settled
 
 
 @contextlib.asynccontextmanager
@@ -37,9 +38,10 @@ async def serving(answer: bytes | None, *, then_close: bool = True):
     try:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
     finally:
+        server.close()
+        await settled()
         for writer in writers:
             writer.transport.abort()
-        server.close()
 
 
 def response(status: int = 200, body: bytes = b"", *fields: str) -> bytes:

@@ -20,6 +20,8 @@ import itertools
 import time
 from collections.abc import Sequence
 
+from tests.support.loops import settled
+
 __all__ = ["At", "Case", "Origin", "Reply", "Step", "ask", "case", "play", "play_all"]
 
 ANSWER_S_MAX = 30.0
@@ -183,6 +185,7 @@ class Origin:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        await settled()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
