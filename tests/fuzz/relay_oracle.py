@@ -328,14 +328,18 @@ def answered(
     return count
 
 
+def _protocols(message: Message) -> set[bytes]:
+    """That its Upgrade names; empty elements of a list are nothing (RFC 9110, 5.6.1.2)."""
+    return {one.strip(b" \t").lower() for one in b",".join(message.named(b"upgrade")).split(b",")} - {b""}
+
+
 def _tunnel(rest: bytes, message: Message, exchanges: dict[bytes, tuple[Exchange, Message | None]]) -> None:
     if message.mark in exchanges:
         exchange, request = exchanges[message.mark]
         given = bytes(exchange.given)
         answer = answer_of(given, "GET")
         check(
-            request is not None
-            and b",".join(message.named(b"upgrade")).lower() == b",".join(request.named(b"upgrade")).lower(),
+            request is not None and bool(_protocols(message)) and _protocols(message) <= _protocols(request),
             "a switch to what nobody asked for",
             message.raw,
         )
