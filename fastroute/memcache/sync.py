@@ -26,7 +26,6 @@ import time
 from collections.abc import Iterable, Iterator
 
 from fastroute._core import mc_meta
-from fastroute._core.mc_exchange import read_key as _read_key
 from fastroute._core.mc_meta import TTL_S_MAX, check_key, home_of
 from fastroute._core.mc_queue import VALUE_BYTES_MAX
 from fastroute._core.mc_reply import (
@@ -323,14 +322,7 @@ class Memcached:
                 connection = lender.take()
             if connection.descriptor >= 0:
                 try:
-                    reply = _read_key(
-                        connection.descriptor,
-                        key,
-                        lease_s,
-                        connection.value_bytes_max,
-                        connection.incarnation,
-                        connection.limit_ms,
-                    )
+                    reply = connection.read_key(key, lease_s)
                 except (OSError, MemcacheProtocolError) as error:
                     lender.drop(connection)
                     raise connection.failed(error) from error
@@ -348,14 +340,7 @@ class Memcached:
             lender.give(connection)
         with self._connection(_name(key), index) as connection:
             try:
-                reply = _read_key(
-                    connection.descriptor,
-                    key,
-                    lease_s,
-                    connection.value_bytes_max,
-                    connection.incarnation,
-                    connection.limit_ms,
-                )
+                reply = connection.read_key(key, lease_s)
             except (OSError, MemcacheProtocolError) as error:
                 raise connection.failed(error) from error
             if reply is None:

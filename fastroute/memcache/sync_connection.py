@@ -133,6 +133,12 @@ class Connection(Client):  # type: ignore[misc]
             return MemcacheProtocolError(f"{self.server}: {error}")
         return MemcacheUnknown(f"{self.server}: {type(error).__name__}: {error}")
 
+    def read_key(self, key: str | bytes, lease_s: float) -> Reply | None:
+        """Memcached.read_key over this connection; None where it had ended before anything was answered."""
+        return mc_exchange.read_key(
+            self.descriptor, key, lease_s, self.value_bytes_max, self.incarnation, self.limit_ms
+        )
+
     def exchange(self, command: bytes, read: Reader) -> Reply:
         """Send one command and read its reply."""
         try:

@@ -339,9 +339,8 @@ class ResponseCache:
         if found.away:
             await self._fill_away(asked, key, flight, why)
             return None
-        if (
-            found.hold is None
-        ):  # nobody else's business: ranges, HEAD, conditional requests; or a value of no kind of ours
+        # Nobody else's business (ranges, HEAD, conditional requests), or a value of no kind of ours.
+        if found.hold is None:
             if flight is not None:
                 flight.end()
             self._pass(asked, why, key)

@@ -7,11 +7,11 @@ Run it by tests/fuzz/run.py; a short run is among the tests.
 from __future__ import annotations
 
 import random
-import time
 from typing import Any
 
 from fastroute._core import mc_queue, mc_reply
 from fastroute._core.mc_meta import MetaCodec
+from tests.fuzz import seeded
 
 WORDS = [
     b"VA 5 c5 t60 f7", b"VA 0 c1 W", b"VA 2 c3 X Z", b"HD c5", b"HD", b"EN", b"NS c0", b"EX c0", b"NF", b"MN", b"OK",
@@ -143,12 +143,4 @@ def judge(seed: int) -> None:
 
 def run(seconds: float, runs: int = 0, seed: int = 1) -> int:
     """Judge inputs for so long or so many; -> how many. An AssertionError or any other exception is a finding."""
-    count, end_s = 0, time.monotonic() + seconds
-    while (runs and count < runs) or (not runs and time.monotonic() < end_s):
-        try:
-            judge(seed + count)
-        except BaseException:
-            print(f"fuzz codec: finding with seed {seed + count}: tests.fuzz.codec.judge({seed + count})")
-            raise
-        count += 1
-    return count
+    return seeded.run("codec", judge, seconds, runs, seed)

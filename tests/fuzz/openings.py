@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 
 from fastroute.proxy.client_hello import HELLO_BYTES_MAX, server_name
 from fastroute.proxy.proxy_protocol import (
@@ -20,6 +19,7 @@ from fastroute.proxy.proxy_protocol import (
     format_header,
     parse_header,
 )
+from tests.fuzz import seeded
 
 _NAME = re.compile(r"[a-z0-9_.-]{0,253}\Z")
 _ADDRESSES = ("192.0.2.1", "10.0.0.1", "2001:db8::1", "::ffff:10.1.2.3", "::", "255.255.255.255")
@@ -132,12 +132,4 @@ def judge(seed: int) -> None:
 
 def run(seconds: float, runs: int = 0, seed: int = 1) -> int:
     """Judge inputs for so long or so many; -> how many. Any exception is a finding."""
-    count, end_s = 0, time.monotonic() + seconds
-    while (runs and count < runs) or (not runs and time.monotonic() < end_s):
-        try:
-            judge(seed + count)
-        except BaseException:
-            print(f"fuzz openings: finding with seed {seed + count}: tests.fuzz.openings.judge({seed + count})")
-            raise
-        count += 1
-    return count
+    return seeded.run("openings", judge, seconds, runs, seed)
