@@ -269,7 +269,9 @@ class ResponseCache:
         for _ in range(TURNS_MAX):
             if not asked.waits:
                 return
-            flight = self._flights.get(key) if asked.plain else None
+            flight = self._flights.get(key)
+            if flight is not None and not (asked.plain or (flight.is_told and not asked.wants.no_cache)):
+                flight = None
             # What began before a deletion or purge is for those alone who came before it, too.
             if flight is not None and self._cache.is_current(key, flight.since):
                 asked.collapsed = True
@@ -292,8 +294,7 @@ class ResponseCache:
                 else:
                     self._pass(asked, "miss", key)
                 return
-            if asked.plain:
-                flight = Flight(self._flights, key, self._cache.moment(key))
+            flight = Flight(self._flights, key, self._cache.moment(key)) if asked.plain else None
             try:
                 done = await self._lead(asked, key, flight, until_s, soft_ms)
             except BaseException:
@@ -497,6 +498,7 @@ class ResponseCache:
         now_ms = round(self.wall_s() * 1000)
         ttl_ms = keep_ms(stored, now_ms, self._keep_ms, self.down_ms)
         began_ms = round(fill.began_s * 1000)
+        variant_flight = None
         try:
             before = cache.near(asked.key) if fill.key != asked.key else None
             known = type(before) is Variants and before.names == names
@@ -508,6 +510,10 @@ class ResponseCache:
             elif names:
                 variants = Variants(names, stored.number)
                 key = variants.key_of(asked.key, asked.fields)
+                if flight is not None and fill.key == asked.key and key not in self._flights:
+                    variant_flight = Flight(self._flights, key, flight.since)
+                    variant_flight.tell(stored)
+                    flight.tell(variants)
                 own = cache.unleased(key, stored=hold.lease is not None or hold.anything, since=hold)
                 await cache.put(own, stored, ttl_ms, tags, made_ms=began_ms)
                 if fill.key == asked.key:
@@ -530,6 +536,8 @@ class ResponseCache:
         except CacheError:
             pass
         finally:
+            if variant_flight is not None:
+                variant_flight.end()
             if flight is not None:
                 flight.end(LOST)
 

@@ -81,6 +81,11 @@ class Flight:
         self._result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         of[key] = self
 
+    @property
+    def is_told(self) -> bool:
+        """The result is known: nobody waits for it any more."""
+        return self._result.done()
+
     async def wait(self, until_s: float) -> Any:
         """The result; None when the time is over."""
         left_s = until_s - asyncio.get_running_loop().time()

@@ -27,9 +27,13 @@ __all__ = ["At", "Case", "Origin", "Reply", "Step", "ask", "case", "play", "play
 ANSWER_S_MAX = 30.0
 AT_ONCE = 48
 
-SETTLE_S = 0.4
-"""With several replicas: an answer is stored for the others a moment after its last byte. What an unsafe request made
-unusable is so at once: there is no pause after those."""
+PUSH_S = 0.4
+"""With several replicas: what one has replaced the others still have near until they are told. What an unsafe request
+made unusable is so at once: nothing is waited for after those."""
+
+SETTLING_ROUNDS, SETTLING_TRIES = 2, 4
+"""An answer is stored a moment after its last byte. It is when others are, that were asked for later: two rounds, since
+one answer can take more steps than another (a tag, a second key); and so many tries to find one stored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Step:
         content: its body.
         origin_has, origin_lacks: fields of the request as the origin saw it.
         pause_s: after the answer.
+        refreshed: what comes next waits until the origin has answered this step's request, behind the client's back.
     """
 
     method: str = "GET"
@@ -97,6 +102,7 @@ class Step:
     origin_has: Sequence[tuple[str, str | None]] = ()
     origin_lacks: Sequence[str] = ()
     pause_s: float = 0.0
+    refreshed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,14 +297,43 @@ async def play(of: Case, origin: Origin, ports: Sequence[int]) -> str:
                 wrong = await _play_step(running, number, step, path, ports[number % len(ports)])
                 if wrong:
                     return f"step {number}: {wrong}"
-                settle_s = SETTLE_S if len(ports) > 1 and step.method in ("GET", "HEAD") else 0.0
-                if step.pause_s or settle_s:
-                    await asyncio.sleep(max(step.pause_s, settle_s))
+                if number + 1 == len(of.steps):
+                    break
+                if step.refreshed:
+                    await _answered(running, number)
+                reads = step.method in ("GET", "HEAD")
+                if reads:
+                    await _settle(origin, ports[number % len(ports)], ports[(number + 1) % len(ports)])
+                push_s = PUSH_S if len(ports) > 1 and reads else 0.0
+                if step.pause_s or push_s:
+                    await asyncio.sleep(max(step.pause_s, push_s))
     except TimeoutError:
         return "no answer"
     except (OSError, asyncio.IncompleteReadError, ValueError) as error:
         return f"no right answer: {error!r}"
     return ""
+
+
+_SETTLING = case(
+    "settling", "", "ours",
+    *[ask("any", cc="max-age=3600", r=[("Vary", "Test-Settling")]) for _ in range(1 + SETTLING_TRIES)],
+)  # fmt: skip
+
+
+async def _settle(origin: Origin, by: int, to: int) -> None:
+    """What was answered through one port is stored for the other, as far as the cache stores at all."""
+    for _ in range(SETTLING_ROUNDS):
+        path, _ = origin.begin(_SETTLING)
+        await _ask(_SETTLING.steps[0], path, 0, by)
+        for number in range(1, 1 + SETTLING_TRIES):
+            _, fields, _ = await _ask(_SETTLING.steps[number], path, number, to)
+            if int(_get(fields, "origin-step") or -1) < number:
+                break
+
+
+async def _answered(running: Running, number: int) -> None:
+    while not any(one.step == number and one.answered for one in running.asked):
+        await asyncio.sleep(0.01)
 
 
 async def play_all(cases: Sequence[Case], origin: Origin, ports: Sequence[int]) -> dict[str, str]:
