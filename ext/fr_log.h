@@ -1,4 +1,4 @@
-/* fr_log.h: one request as one line of the access log: combined (as Apache and nginx write it) or JSON.
+/* fr_log.h: one request, or one TCP connection, as one line of the access log: combined (as Apache and nginx write it) or JSON.
  *
  * Not here: what is logged when (http_log, http_attempt), files (fastroute.proxy.access_log). Rules: a line holds no byte that
  * could end it or forge another: everything but printable ASCII, and quotes and backslashes, is escaped ("\x0A" as nginx does
@@ -22,6 +22,7 @@ typedef struct {
     uint64_t duration_ns;
     const char *stamp;    /* of the present second, in the format's own form */
     unsigned stamp_ms;
+    int tcp;              /* a connection: no request, `host` is the name that its TLS hello asked for */
 } fr_log_record;
 
 static inline void fr_log_escape(fr_out *out, const fr_text *text, int json)
@@ -65,6 +66,9 @@ static inline void fr_log_combined(fr_out *out, const fr_log_record *one)
         fr_out_lit(out, " ");
         fr_log_escape(out, &one->target, 0);
         fr_out_text(out, one->minor ? " HTTP/1.1" : " HTTP/1.0");
+    } else if (one->tcp) {
+        fr_out_text(out, one->host.size ? "TCP " : "TCP");
+        fr_log_escape(out, &one->host, 0);
     } else {
         fr_out_lit(out, "-");
     }
@@ -112,10 +116,9 @@ static inline void fr_log_json(fr_out *out, const fr_log_record *one)
     fr_log_member(out, "method", &one->method);
     fr_log_member(out, "host", &one->host);
     fr_log_member(out, "target", &one->target);
-    if (one->method.size)
-        fr_out_text(out, one->minor ? ",\"protocol\":\"HTTP/1.1\",\"status\":" : ",\"protocol\":\"HTTP/1.0\",\"status\":");
-    else
-        fr_out_lit(out, ",\"protocol\":null,\"status\":");
+    fr_out_lit(out, ",\"protocol\":");
+    fr_out_text(out, one->method.size ? one->minor ? "\"HTTP/1.1\"" : "\"HTTP/1.0\"" : one->tcp ? "\"TCP\"" : "null");
+    fr_out_lit(out, ",\"status\":");
     fr_out_decimal(out, (uint64_t)one->status);
     fr_out_lit(out, ",\"bytes\":");
     fr_out_decimal(out, one->bytes);

@@ -16,11 +16,13 @@ Rules of this file:
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
 from fastroute._core.affinity_view cimport FR_NEAR_HIT, FR_NEAR_MISS, FR_NEAR_NONE, fr_near
 from fastroute._core.board cimport FR_WHY_NEAR, FR_WHY_OTHER, FR_WHY_POLICY, fr_observe
 from fastroute._core.http_client cimport Client
+from fastroute._core.http_fields cimport FR_PIECE_REASON, FR_PIECE_SERVER, fr_text
 from fastroute._core.http_head cimport fr_head
 from fastroute._core.http_reading cimport (
     FR_PHASE_CONNECTING, FR_PHASE_QUEUED, FR_PHASE_ROUTING, FR_PHASE_SENT, FR_READ_BODY, FR_READ_TUNNEL
@@ -249,6 +251,18 @@ cdef class Attempt(Client):
         self.line.failures = 0
         try:
             self.route.slow.eject(self.line)
+        except Exception as error:
+            self.report(error)
+
+    cdef void fill_values(self, fr_text *values) noexcept:
+        cdef Py_ssize_t size = 0
+        Client.fill_values(self, values)
+        try:
+            if self.line is not None and self.line.server is not None:
+                values[FR_PIECE_SERVER].data = <const uint8_t *>PyUnicode_AsUTF8AndSize(self.line.server.name, &size)
+                values[FR_PIECE_SERVER].size = size
+                values[FR_PIECE_REASON].data = <const uint8_t *>PyUnicode_AsUTF8AndSize(self.reason, &size)
+                values[FR_PIECE_REASON].size = size
         except Exception as error:
             self.report(error)
 

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastroute._core.http_fields cimport (
-    FR_PIECE_CLIENT_IP, FR_PIECE_REASON, FR_PIECE_REQUEST_ID, FR_PIECE_SCHEME, FR_PIECE_SERVER, fr_fields_drop, fr_hex_put,
+    FR_PIECE_CLIENT_IP, FR_PIECE_REASON, FR_PIECE_REQUEST_ID, FR_PIECE_SCHEME, FR_PIECE_SERVER, FR_PIECES, FR_PIECES_MAX, fr_fields_drop, fr_hex_put,
     fr_is_request_id, fr_text, FieldRules,
 )
 from fastroute._core.http_head cimport fr_head
@@ -58,6 +58,7 @@ cdef class Facts(Reading):
             self.id_size = 2 * sizeof(noise)
 
     cdef void fill_values(self, fr_text *values) noexcept:
+        memset(values, 0, FR_PIECES * sizeof(fr_text))
         values[FR_PIECE_CLIENT_IP].data, values[FR_PIECE_CLIENT_IP].size = <const uint8_t *>PyBytes_AS_STRING(self.client), PyBytes_GET_SIZE(self.client)
         values[FR_PIECE_REQUEST_ID].data, values[FR_PIECE_REQUEST_ID].size = self.id, self.id_size
         values[FR_PIECE_SCHEME].data, values[FR_PIECE_SCHEME].size = <const uint8_t *>b"https", 5 if self.terms.tls else 4
@@ -95,14 +96,13 @@ cdef class Facts(Reading):
 
     cdef void log_it(self, int retries) noexcept:
         cdef fr_log_record one
-        cdef fr_text values[7]
+        cdef fr_text values[FR_PIECES_MAX]
         cdef fr_text *parts[5]
         cdef bytes pool = self.route.name
         cdef size_t at = 0
         cdef int i
         self.logged = False
         memset(&one, 0, sizeof(one))
-        memset(values, 0, sizeof(values))
         self.fill_values(values)
         parts[0], parts[1], parts[2], parts[3], parts[4] = &one.method, &one.target, &one.host, &one.agent, &one.referer
         for i in range(5):
@@ -112,7 +112,7 @@ cdef class Facts(Reading):
         one.server, one.reason = values[FR_PIECE_SERVER], values[FR_PIECE_REASON]
         one.listener.data, one.listener.size = <const uint8_t *>PyBytes_AS_STRING(self.terms.name), PyBytes_GET_SIZE(self.terms.name)
         one.pool.data, one.pool.size = <const uint8_t *>PyBytes_AS_STRING(pool), PyBytes_GET_SIZE(pool)
-        one.minor, one.retries = self.minor, retries
+        one.minor, one.retries, one.tcp = self.minor, retries, self.raw
         one.status = self.status if self.status else 499  # nobody was left to be answered; the number is nginx's
         one.bytes = self.written - self.written_before
         one.bytes -= min(one.bytes, self.head_out)

@@ -13,13 +13,12 @@ Rules of this file:
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from fastroute._core.board cimport FR_RETRY_FAILED, FR_RETRY_OK
 from fastroute._core.http_caching cimport FR_FILL_SWALLOW, FR_FILL_TEE, Caching
-from fastroute._core.http_fields cimport FR_PIECE_REASON, FR_PIECE_SERVER, FieldRules, Page, fr_field_rules, fr_fields_drop, fr_text
+from fastroute._core.http_fields cimport FR_PIECES_MAX, FieldRules, Page, fr_field_rules, fr_fields_drop, fr_text
 from fastroute._core.http_head cimport FR_BODY_CHUNKED, FR_BODY_LENGTH, FR_BODY_UNTIL_CLOSE, FR_SCAN_DONE, fr_head, fr_head_limits, fr_scan_response
 from fastroute._core.http_reading cimport FR_PHASE_NONE, FR_READ_BODY, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
 from fastroute._core.http_route cimport Route
@@ -44,10 +43,6 @@ cdef extern from "fr_answer.h" nogil:
         const fr_text *body
         int is_head
     size_t fr_write_answer(fr_out *out, int status, const fr_answer *how) noexcept
-
-# Not less than FR_PIECES.
-cdef enum:
-    FR_PIECES_MAX = 7
 
 # After a refusal the client may still be sending; closing at once would reset the connection and take the answer with
 # it (RFC 9112, 9.6). nginx: lingering_timeout 5 s; the answers here are short.
@@ -332,19 +327,6 @@ cdef class Downstream(Caching):
         else:
             fr_out_put(out, plain.data, plain.size - 2)
         fr_out_free(&plain)
-
-    cdef void fill_values(self, fr_text *values) noexcept:
-        cdef Py_ssize_t size = 0
-        memset(values, 0, FR_PIECES_MAX * sizeof(fr_text))
-        Caching.fill_values(self, values)
-        try:
-            if self.line is not None and self.line.server is not None:
-                values[FR_PIECE_SERVER].data = <const uint8_t *>PyUnicode_AsUTF8AndSize(self.line.server.name, &size)
-                values[FR_PIECE_SERVER].size = size
-                values[FR_PIECE_REASON].data = <const uint8_t *>PyUnicode_AsUTF8AndSize(self.reason, &size)
-                values[FR_PIECE_REASON].size = size
-        except Exception as error:
-            self.report(error)
 
     cdef void _end_head(self, fr_out *out, const uint8_t *data, const fr_head *head) noexcept:
         """After the server's fields come our own."""

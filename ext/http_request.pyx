@@ -13,7 +13,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from fastroute._core.affinity_view cimport AffinityView, Binding
-from fastroute._core.http_fields cimport FR_PIECE_HOST, fr_field_rules, fr_fields_drop, fr_text
+from fastroute._core.http_fields cimport FR_PIECE_HOST, FR_PIECES_MAX, fr_field_rules, fr_fields_drop, fr_text
 from fastroute._core.http_head cimport (
     FR_BODY_CHUNKED,
     FR_BODY_LENGTH,
@@ -40,7 +40,7 @@ cdef extern from "fr_forward.h" nogil:
         const fr_field_rules *more
         fr_text id_name
         int forwarded
-        fr_text values[7]
+        fr_text values[FR_PIECES_MAX]
     ctypedef struct fr_forward_request:
         const uint8_t *cookie
         size_t cookie_size

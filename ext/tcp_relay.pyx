@@ -11,13 +11,16 @@ Rules of this file:
 - Until the first byte has gone to a server another one may be tried: what the client sent is still here.
 - An end in good order is passed on as such (half-close), a failure as a reset where nothing is unsent: bytes that are
   missing must not look like the end.
+- The access log has one line per connection, when it is over (http_facts). `status` is for it alone: 200 (it had a server), 408,
+  502, 503, and none for a client that left or broke off.
 - Bounded: whoever takes no more than WRITE_HIGH_BYTES pauses the other side's reading.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastroute._core.http_head cimport fr_head
+from fastroute._core.http_log cimport FR_LOG_FIELD_MAX
 from fastroute._core.http_reading cimport FR_PHASE_CONNECTING, FR_PHASE_NONE, FR_PHASE_SENT, FR_READ_DISCARD, FR_READ_HEAD, FR_READ_HOLD, FR_READ_TUNNEL
 from fastroute._core.http_terms cimport Terms
 from fastroute._core.http_tunnel cimport Tunnel
@@ -68,6 +71,11 @@ cdef class TcpDownstream(Tunnel):
 
     cdef void _begin(self, object name) noexcept:
         self.state = FR_READ_HOLD
+        if self.logged and name:
+            self.noted_sizes[2] = <uint32_t>min(len(<bytes>name), <Py_ssize_t>FR_LOG_FIELD_MAX)
+            fr_out_put(&self.noted, PyBytes_AS_STRING(<bytes>name), self.noted_sizes[2])
+            if self.noted.failed:
+                self.noted_sizes[2] = 0
         self.request_complete = True  # so that nobody holds or times what the client still sends
         self.epoch += 1
         self.reason = REASON_POLICY
@@ -97,6 +105,7 @@ cdef class TcpDownstream(Tunnel):
         cdef Upstream up = <Upstream>upstream
         self._sent(up)
         self.head_sent = self.head_flushed = True
+        self.status = 200
         self.state = FR_READ_TUNNEL
         self.engine.counts.tunnels += 1
         self.engine.counts.tunnels_total += 1
@@ -115,6 +124,7 @@ cdef class TcpDownstream(Tunnel):
     # What http_attempt leaves to the layer above. There is nobody to tell a status.
 
     cdef void answer(self, int status, bint end) noexcept:
+        self.status = status
         self.waited()
         self.count_out(status >= 502)
         self.epoch += 1
@@ -188,6 +198,7 @@ cdef class TcpDownstream(Tunnel):
         if in_order:
             self.tunnel_ends()
         else:
+            self.status = 502
             self._break_off()
 
     cdef void _break_off(self) noexcept:
@@ -208,7 +219,10 @@ cdef class TcpDownstream(Tunnel):
 
     def connection_made(self, transport):
         cdef TcpRelay relay = self.relay
-        if not self.arrive(transport):
+        cdef bint placed = self.arrive(transport)
+        if relay.log is not None:
+            self.note(NULL, NULL)
+        if not placed:
             self.answer(503, True)
         if self.closed:
             return
@@ -224,6 +238,8 @@ cdef class TcpDownstream(Tunnel):
         self.leave()
         self.waited()
         if self.phase == FR_PHASE_SENT:
+            if error is not None:
+                self.status = 0
             if self.up is not None and error is not None:
                 self.up.cut_off()
                 self.up = None
@@ -234,6 +250,8 @@ cdef class TcpDownstream(Tunnel):
             self.ended()
             self.epoch += 1
             self.phase = FR_PHASE_NONE
+        if self.logged:
+            self.log_it(0)
         self.key = None
         self.selection = None
         self.line = None
@@ -244,6 +262,7 @@ cdef class TcpDownstream(Tunnel):
             Wire.expired(self)
         elif self.state == FR_READ_HEAD:
             self.engine.counts.timeout_head += 1
+            self.status = 408
             self.close()
         elif self.state == FR_READ_TUNNEL:
             self.tunnel_expired()

@@ -6,7 +6,6 @@ from fastroute._core.http_sticky cimport fr_binding
 from fastroute._core.http_upstream cimport ServerLine, Upstream
 
 cdef class Attempt(Client):
-    cdef readonly bint raw              # no request: bytes as they come, over a connection of their own
     cdef bint keep                      # the connection goes on after this answer
     cdef bint client_keeps              # the client expects it to
     cdef uint32_t served                # requests of this connection

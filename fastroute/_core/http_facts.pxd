@@ -10,6 +10,7 @@ cdef class Facts(Reading):
     cdef bytes peer                     # address as text
     cdef bytes client                   # of the present request's client: the peer's, or whom a trusted peer speaks for
     cdef bint trusted                   # its forwarded fields count
+    cdef readonly bint raw              # no request: bytes as they come, over a connection of their own
     cdef readonly Route route           # where the request goes; never None
     cdef uint8_t id[128]                # the request's, of id_size bytes
     cdef int id_size

@@ -27,6 +27,9 @@ cdef extern from "fr_fields.h" nogil:
     bint fr_is_request_id(const uint8_t *text, size_t size) noexcept
     void fr_hex_put(uint8_t *to, const uint8_t *from_, size_t size) noexcept
 
+cdef enum:
+    FR_PIECES_MAX = 7                   # not less than FR_PIECES, for arrays here
+
 @cython.final
 cdef class FieldRules:
     cdef fr_field_rules rules

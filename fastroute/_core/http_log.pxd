@@ -26,6 +26,7 @@ cdef extern from "fr_log.h" nogil:
         uint64_t duration_ns
         const char *stamp
         unsigned stamp_ms
+        int tcp
 
 @cython.final
 cdef class AccessLog:

@@ -118,7 +118,7 @@ class Proxy:
                 column = self._seat.columns.listeners[name]
                 relay: Relay | TcpRelay
                 if listener.protocol == "tcp":
-                    relay = make_tcp_relay(self._config, name, self._parts.pools, engine, self._seat, column)
+                    relay = make_tcp_relay(self._config, name, self._parts.pools, engine, self._seat, column, lines)
                 else:
                     relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, column, lines, hooks)
                 self._listeners.append(Listener(name, relay, list(sockets[name]), listener))

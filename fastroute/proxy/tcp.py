@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fastroute._core.http_log import AccessLog
 from fastroute._core.http_route import Route
 from fastroute._core.http_routes import Networks
 from fastroute._core.http_sticky import Sticky
@@ -19,7 +20,13 @@ __all__ = ["make_tcp_relay"]
 
 
 def make_tcp_relay(
-    config: Config, name: str, pools: Mapping[str, PoolParts], engine: Engine, seat: Seat, column: int
+    config: Config,
+    name: str,
+    pools: Mapping[str, PoolParts],
+    engine: Engine,
+    seat: Seat,
+    column: int,
+    log: AccessLog | None,
 ) -> TcpRelay:
     """A TCP listener's compiled settings."""
     listener = config.listeners[name]
@@ -44,6 +51,8 @@ def make_tcp_relay(
         limits=listener.limits,
         timeouts=listener.timeouts,
         trusts=Networks(listener.trusted_proxies) if listener.trusted_proxies else None,
+        log=log,
+        name=name,
         tls=listener.tls is not None,
         row=seat.row,
         column=column,

@@ -209,7 +209,8 @@ static void log_lines(const uint8_t *data, size_t size, uint64_t random)
 {
     static uint8_t text[6 * FUZZ_PIECE_BYTES];
     fr_text all = {data, size < 1024 ? size : 1024}, address = {(const uint8_t *)"192.0.2.1", 9}, none = {NULL, 0};
-    fr_log_record one = {address, all, all, all, all, all, none, all, none, all, all, (int)(random & 1), 200, 1, random, random >> 3, "22/Nov/2026:09:00:00 +0000", 7};
+    int tcp = random & 2 ? 1 : 0;
+    fr_log_record one = {address, tcp ? none : all, all, all, all, all, none, all, none, all, all, (int)(random & 1), 200, 1, random, random >> 3, "22/Nov/2026:09:00:00 +0000", 7, tcp};
     static fr_out out;
     size_t quotes = 0, n, at = 0;
     int escaped = 0;

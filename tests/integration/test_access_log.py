@@ -19,6 +19,7 @@ import pytest
 
 from fastroute.config.load import loads
 from fastroute.errors import ConfigError
+from tests.support.access_log import lines_of
 from tests.support.caching import cached, origin
 from tests.support.fleet import Process, free_ports
 from tests.support.memcached import Memcached
@@ -32,17 +33,6 @@ COMBINED = re.compile(
 
 def logging(path: pathlib.Path, form: str = "json", more: str = "") -> str:
     return f'[access_log]\nformat = "{form}"\npath = "{path}"\n{more}'
-
-
-def read(path: pathlib.Path) -> str:
-    return path.read_text() if path.exists() else ""
-
-
-async def lines_of(path: pathlib.Path, count: int) -> list[str]:
-    await until(lambda: read(path).count("\n") >= count, f"{count} lines in {path}")
-    found = read(path).splitlines(keepends=True)
-    assert len(found) == count
-    return found
 
 
 async def test_json_says_what_became_of_each_request(tmp_path):
