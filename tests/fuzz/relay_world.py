@@ -32,6 +32,7 @@ UNSENT_BYTES_MAX = WRITE_HIGH_BYTES + (256 << 10) + (192 << 10)
 LOW_BYTES = WRITE_HIGH_BYTES // 4
 
 PLAIN = """
+zone = { name = "ZONE", size = "1MiB" }
 [listeners.web]
 bind = "127.0.0.1:1"
 pool = "app"
@@ -48,18 +49,17 @@ address = "127.0.0.1:1002"
 
 CONFIGURATIONS = (
     PLAIN + "[pools.app.retry]\nattempts = 2\n",
-    'secret = "a secret for tests of at least 32 bytes"\nzone = { name = "ZONE", size = "1MiB" }\n'
-    "debug_headers = true\n" + PLAIN + '[pools.app.sticky]\non = "insert"\n',
-    'zone = { name = "ZONE", size = "1MiB" }\n'
-    '[access_log]\nformat = "json"\n'
-    + PLAIN.replace(
+    'secret = "a secret for tests of at least 32 bytes"\ndebug_headers = true\n'
+    + PLAIN
+    + '[pools.app.sticky]\non = "insert"\n',
+    PLAIN.replace(
         'pool = "app"\n',
         'pool = "app"\ntrusted_proxies = ["192.0.2.0/24"]\nforwarded = true\nrequest_id = "X-Request-Id"\n'
         'routes = [{ host = "*.b.test", path_prefix = "/x", pool = "app", '
         'request_headers = { set = { X-Route = "1" }, remove = ["Cookie"] } }]\n',
         1,
     )
-    + '[pools.app.sticky]\non = ["json:user", "header:X-User", "query:q"]\n',
+    + '[pools.app.sticky]\non = ["json:user", "header:X-User", "query:q"]\n[access_log]\nformat = "json"\n',
     PLAIN.replace('address = "127.0.0.1:1001"', 'address = "127.0.0.1:1001"\nmax_connections = 1')
     .replace('address = "127.0.0.1:1002"', 'address = "127.0.0.1:1002"\nmax_connections = 1')
     .replace(
@@ -69,7 +69,7 @@ CONFIGURATIONS = (
     ),
 )
 """The listeners that are fuzzed: retries; the balancer's own cookie; keys in bodies, trusted peers and the access log;
-limits, with servers that take one connection."""
+limits, with servers that take one connection. Each in a zone of its own: what is in flight counts for all of a zone."""
 
 
 class Finding(AssertionError):
@@ -307,6 +307,7 @@ async def open_world(number: int, make_loop: Callable[[ManualClock], Any] = Loop
         make_loop: what the relay's side runs on: a Loop, or one that does the same.
     """
     zone = f"t-fuzz-{os.getpid()}-{number}"
+    Zone.unlink(zone)  # of a process that had this number, and was killed
     config = loads(CONFIGURATIONS[number].replace("ZONE", zone)).config
     clock = ManualClock()
     loop, seat = make_loop(clock), own_seat(config)
@@ -322,5 +323,4 @@ async def open_world(number: int, make_loop: Callable[[ManualClock], Any] = Loop
     finally:
         engine.stop()
         await parts.aclose()
-        if "ZONE" in CONFIGURATIONS[number]:
-            Zone.unlink(zone)
+        Zone.unlink(zone)
