@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import getpass
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ START_TIMEOUT_S = 30.0
 """A memcached is up within milliseconds; this long only on a machine that is starved."""
 
 _POLL_S = 0.005
+_REFUSALS = (b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR", b"BUSY")
 _running: set[Memcached] = set()
 
 
@@ -139,16 +141,26 @@ class Memcached:
         return ssl.create_default_context(cafile=self.tls_ca).wrap_socket(connection, server_hostname=self.host)
 
     def command(self, line: str, *, end: bytes = b"\r\n") -> bytes:
-        """Send one text command on a connection of its own; read until the answer ends with `end`."""
+        """Send one text command on a connection of its own; read until the answer ends with `end`, or is a refusal."""
         with self._speak() as connection:
             connection.sendall(line.encode() + b"\r\n")
             answer = b""
-            while not answer.endswith(end):
+            while not answer.endswith(end) and not (answer.startswith(_REFUSALS) and answer.endswith(b"\r\n")):
                 more = connection.recv(65536)
                 if not more:
                     break
                 answer += more
             return answer
+
+    def all_keys(self) -> list[str]:
+        """All keys it holds, percent-encoded as it writes them."""
+        end_s = time.monotonic() + START_TIMEOUT_S
+        # Its own look for what has run out is a crawl too, and there is one at a time.
+        while (answer := self.command("lru_crawler metadump all", end=b"END\r\n")).startswith(b"BUSY"):
+            if time.monotonic() > end_s:
+                raise TimeoutError("memcached: its crawler is always busy")
+            time.sleep(0.01)
+        return re.findall(r"^key=(\S+)", answer.decode(), re.MULTILINE)
 
     def statistics(self, what: str = "") -> dict[str, str]:
         """The answer of `stats`."""
