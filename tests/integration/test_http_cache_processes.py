@@ -167,7 +167,7 @@ async def test_results_are_counted_by_pool(fleet):
     await clients[0].response()
 
     def scraped() -> dict[str, int]:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=40).read().decode()
         rows = [line for line in text.splitlines() if line.startswith("fastroute_cache_requests_total{")]
         return {json.loads("{" + _json(line) + "}")["result"]: int(float(line.split()[-1])) for line in rows}
 

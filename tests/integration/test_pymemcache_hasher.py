@@ -31,8 +31,8 @@ def client(stores, kind, **options):
     made = hash_client.HashClient(
         [("127.0.0.1", store.port) for store in stores],
         hasher=kind,
-        connect_timeout=2,
-        timeout=2,
+        connect_timeout=20,
+        timeout=20,
         default_noreply=False,
         **options,
     )

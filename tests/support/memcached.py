@@ -121,7 +121,7 @@ class Memcached:
         """SIGCONT: it goes on, late answers included."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def connect(self, timeout_s: float = 5.0) -> socket.socket:
+    def connect(self, timeout_s: float = START_TIMEOUT_S) -> socket.socket:
         """A blocking connection to it."""
         if self.unix_path is None:
             return socket.create_connection((self.host, self.port), timeout=timeout_s)
