@@ -12,8 +12,6 @@ import sys
 
 import pytest
 
-from tests.support.memcached import Memcached
-
 COUNT = 500
 
 
@@ -35,12 +33,6 @@ def on_a_terminal(command: list[str]) -> tuple[int, str, str]:
         status = process.wait(60)
     os.close(ours)
     return status, out.decode(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
-
-
-@pytest.fixture(scope="module")
-def store():
-    with Memcached() as one:
-        yield one
 
 
 @pytest.fixture

@@ -8,14 +8,7 @@ import json
 import pytest
 
 from tests.support.caching import Page, cached, origin, replicas, status_of
-from tests.support.memcached import Memcached
 from tests.support.relaying import client, proxying, until
-
-
-@pytest.fixture(scope="module")
-def store():
-    with Memcached() as one:
-        yield one
 
 
 @pytest.fixture

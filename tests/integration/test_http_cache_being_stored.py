@@ -7,15 +7,8 @@ import pytest
 
 from tests.support.caching import origin, replicas
 from tests.support.fault_proxy import FaultProxy
-from tests.support.memcached import Memcached
 
 FRESH = "Cache-Control: max-age=60"
-
-
-@pytest.fixture(scope="module")
-def store():
-    with Memcached() as one:
-        yield one
 
 
 @pytest.mark.parametrize("more", [[], ["Vary: X-Of"], ['Cache-Groups: "g"']], ids=["plainly", "varying", "in a group"])

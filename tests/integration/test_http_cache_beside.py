@@ -6,8 +6,6 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
-import pytest
-
 from fastroute import Zone
 from fastroute.proxy.server import Proxy
 from tests.support.caching import Origin, Page, cached, origin, status_of
@@ -21,12 +19,6 @@ response_headers = { add = { X-Added = "1" }, set = { X-Set = "of {pool}" }, rem
 error_pages = { "504" = "not here" }
 """
 FRESH = "Cache-Control: max-age=60"
-
-
-@pytest.fixture(scope="module")
-def store():
-    with Memcached() as one:
-        yield one
 
 
 @contextlib.asynccontextmanager

@@ -10,14 +10,7 @@ import struct
 import pytest
 
 from tests.support.caching import asked_and_waiting, origin, replicas, status_of
-from tests.support.memcached import Memcached
 from tests.support.relaying import Client, client, until
-
-
-@pytest.fixture(scope="module")
-def store():
-    with Memcached() as one:
-        yield one
 
 
 @pytest.fixture

@@ -11,16 +11,9 @@ import fastroute
 from fastroute.cache.leased import LeasedCache
 from tests.support.caching import Page, origin, replicas
 from tests.support.fault_proxy import FaultProxy
-from tests.support.memcached import Memcached
 from tests.support.relaying import client, until
 
 FRESH = "Cache-Control: max-age=60"
-
-
-@pytest.fixture(scope="module")
-def store():
-    with Memcached() as one:
-        yield one
 
 
 def posting(path: str) -> bytes:

@@ -8,16 +8,9 @@ import contextlib
 import pytest
 
 from tests.support.caching import Page, cached, origin, replicas, status_of
-from tests.support.memcached import Memcached
 from tests.support.relaying import client, proxying, unused_port
 
 FRESH = "Cache-Control: max-age=60"
-
-
-@pytest.fixture(scope="module")
-def store():
-    with Memcached() as one:
-        yield one
 
 
 @pytest.fixture
