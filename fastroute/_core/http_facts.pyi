@@ -6,4 +6,6 @@ from fastroute._core.http_route import Route
 @disjoint_base
 class Facts(Reading):
     @property
+    def raw(self) -> bool: ...
+    @property
     def route(self) -> Route: ...
