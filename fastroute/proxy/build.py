@@ -33,6 +33,7 @@ from fastroute.affinity.record import TERM_RANDOM_BITS
 from fastroute.clock import Clock
 from fastroute.config.schema import (
     Config,
+    ListenerConfig,
     PoolConfig,
     RequestFields,
     ResponseFields,
@@ -373,13 +374,26 @@ async def _open_pool(
     return PoolParts(of, pool, router, lines, slow, waiting, codec, tally, standing, affinity if sticky else None)
 
 
+def terms_of(listener: ListenerConfig, name: str, seat: Seat, log: AccessLog | None) -> dict[str, Any]:
+    """What the compiled settings of every listener begin with, whatever its protocol (http_terms.Terms)."""
+    return {
+        "limits": listener.limits,
+        "timeouts": listener.timeouts,
+        "trusts": Networks(listener.trusted_proxies) if listener.trusted_proxies else None,
+        "log": log,
+        "name": name,
+        "tls": listener.tls is not None,
+        "row": seat.row,
+        "column": seat.columns.listeners[name],
+    }
+
+
 def make_relay(
     config: Config,
     name: str,
     pools: Mapping[str, PoolParts],
     engine: Engine,
     seat: Seat,
-    column: int,
     log: AccessLog | None,
     hooks: Hooks | None,
 ) -> Relay:
@@ -413,18 +427,11 @@ def make_relay(
         hooks=ListenerHooks(hooks, name, by_pool | ({listener.pool: default} if listener.pool else {}))
         if hooks
         else None,
-        limits=listener.limits,
-        timeouts=listener.timeouts,
-        trusts=Networks(listener.trusted_proxies) if listener.trusted_proxies else None,
         forwarded=listener.forwarded,
         request_id=listener.request_id,
         pages={status: Page(body, kind) for status, (kind, body) in listener.error_pages.items()},
-        log=log,
-        name=name,
         debug=config.debug_headers,
-        tls=listener.tls is not None,
-        row=seat.row,
-        column=column,
+        **terms_of(listener, name, seat, log),
     )
     for pool, route in cached.items():
         responses = pools[pool].responses

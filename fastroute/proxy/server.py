@@ -115,12 +115,11 @@ class Proxy:
             lines = self._open_log(engine)
             hooks = Hooks(self.on_request, self.on_selection, self.on_response)
             for name, listener in self._config.listeners.items():
-                column = self._seat.columns.listeners[name]
                 relay: Relay | TcpRelay
                 if listener.protocol == "tcp":
-                    relay = make_tcp_relay(self._config, name, self._parts.pools, engine, self._seat, column, lines)
+                    relay = make_tcp_relay(self._config, name, self._parts.pools, engine, self._seat, lines)
                 else:
-                    relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, column, lines, hooks)
+                    relay = make_relay(self._config, name, self._parts.pools, engine, self._seat, lines, hooks)
                 self._listeners.append(Listener(name, relay, list(sockets[name]), listener))
             layers = Layers(self._config, self._parts.pools, self._seat, self._clock)
             if layers.looks:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 from fastroute._core.http_log import AccessLog
 from fastroute._core.http_route import Route
-from fastroute._core.http_routes import Networks
 from fastroute._core.http_sticky import Sticky
 from fastroute._core.http_wire import Engine
 from fastroute._core.tcp_relay import TcpRelay
 from fastroute.affinity.record import TERM_RANDOM_BITS
 from fastroute.config.schema import Config
-from fastroute.proxy.build import PoolParts
+from fastroute.proxy.build import PoolParts, terms_of
 from fastroute.proxy.client_hello import server_name
 from fastroute.proxy.seat import Seat
 
@@ -20,13 +19,7 @@ __all__ = ["make_tcp_relay"]
 
 
 def make_tcp_relay(
-    config: Config,
-    name: str,
-    pools: Mapping[str, PoolParts],
-    engine: Engine,
-    seat: Seat,
-    column: int,
-    log: AccessLog | None,
+    config: Config, name: str, pools: Mapping[str, PoolParts], engine: Engine, seat: Seat, log: AccessLog | None
 ) -> TcpRelay:
     """A TCP listener's compiled settings."""
     listener = config.listeners[name]
@@ -48,12 +41,5 @@ def make_tcp_relay(
         Route(parts.lines, parts.router, parts.slow, sticky, parts.waiting, attempts=parts.config.retry.attempts),
         rule=rule,
         read_name=server_name if rule and any(one.kind == "sni" for one in rule.each) else None,
-        limits=listener.limits,
-        timeouts=listener.timeouts,
-        trusts=Networks(listener.trusted_proxies) if listener.trusted_proxies else None,
-        log=log,
-        name=name,
-        tls=listener.tls is not None,
-        row=seat.row,
-        column=column,
+        **terms_of(listener, name, seat, log),
     )

@@ -318,7 +318,7 @@ async def open_world(number: int, make_loop: Callable[[ManualClock], Any] = Loop
         pool = parts.pools["app"]
         slow = pool.slow = Slow(pool.slow)
         log = AccessLog(engine, json=True, bytes_max=1 << 20) if config.access_log.format == "json" else None
-        relay = make_relay(config, "web", parts.pools, engine, seat, seat.columns.listeners["web"], log, None)
+        relay = make_relay(config, "web", parts.pools, engine, seat, log, None)
         yield World(relay, engine, loop, slow, pool, log)
     finally:
         engine.stop()

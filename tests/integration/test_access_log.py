@@ -9,8 +9,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
-import struct
 import sys
 import time
 import urllib.request
@@ -23,7 +21,18 @@ from tests.support.access_log import lines_of
 from tests.support.caching import cached, origin
 from tests.support.fleet import Process, free_ports
 from tests.support.memcached import Memcached
-from tests.support.relaying import always, answer, client, configured, echo, proxying, serving, until, unused_port
+from tests.support.relaying import (
+    always,
+    answer,
+    client,
+    configured,
+    echo,
+    proxying,
+    reset,
+    serving,
+    until,
+    unused_port,
+)
 
 POOL = 'pool = "p"\n[[pools.p.servers]]\naddress = "a:2"\n'
 COMBINED = re.compile(
@@ -158,9 +167,7 @@ async def test_failures_and_clients_that_leave_have_their_status(tmp_path):
             async with client(web) as one:
                 one.send(b"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n")
                 await until(lambda: seen.received == 1, "the server has it")
-                linger = struct.pack("ii", 1, 0)  # a reset: an end alone could be a half-close
-                one.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                one.writer.transport.abort()
+                reset(one.writer)
             async with client(web) as one:
                 one.send(b"GET /dead HTTP/1.1\r\nHost: dead.example\r\n\r\n")
                 assert (await one.response())[0] in (502, 503)

@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import json
 import pathlib
-import socket
 import ssl
-import struct
 
 import pytest
 
 from fastroute.config.load import loads
 from tests.support.access_log import lines_of, read
 from tests.support.certificates import Certificates, make_certificates
-from tests.support.relaying import SECRET, proxying, unused_port
+from tests.support.relaying import SECRET, proxying, reset, unused_port
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +45,6 @@ async def answering(more: bytes, **named):
     server = await asyncio.start_server(handle, "127.0.0.1", 0, **named)
     async with server:
         yield server.sockets[0].getsockname()[1]
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    raw = writer.get_extra_info("socket")
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
 
 
 async def test_a_connection_is_one_line_at_its_end(tmp_path):

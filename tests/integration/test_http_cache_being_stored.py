@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.caching import origin, replicas
-from tests.support.fault_proxy import FaultProxy
+from tests.support.caching import far_store
 
 FRESH = "Cache-Control: max-age=60"
 
@@ -23,12 +22,7 @@ FRESH = "Cache-Control: max-age=60"
     ids=["plain", "range", "conditional", "HEAD"],
 )
 async def test_a_complete_response_answers_while_the_store_still_takes_it(store, more, method, fields, status, body):
-    store.command("flush_all")
-    async with (
-        origin() as server,
-        FaultProxy(store.port) as way,
-        replicas(1, [server.port], way.address, 'timeout = "5s"') as (one,),
-    ):
+    async with far_store(store) as (server, way, one):
         server.page("/a", "0123456789", FRESH, 'ETag: "a"', *more)
         way.set("delay", 0.1)
         assert (await one.get("/a"))[2] == b"0123456789"
@@ -39,12 +33,7 @@ async def test_a_complete_response_answers_while_the_store_still_takes_it(store,
 
 
 async def test_a_request_for_a_new_answer_gets_one_while_the_store_still_takes_the_old(store):
-    store.command("flush_all")
-    async with (
-        origin() as server,
-        FaultProxy(store.port) as way,
-        replicas(1, [server.port], way.address, 'timeout = "5s"') as (one,),
-    ):
+    async with far_store(store) as (server, way, one):
         server.page("/a", "old", FRESH)
         way.set("delay", 0.1)
         await one.get("/a")

@@ -9,8 +9,7 @@ import pytest
 
 import fastroute
 from fastroute.cache.leased import LeasedCache
-from tests.support.caching import Page, origin, replicas
-from tests.support.fault_proxy import FaultProxy
+from tests.support.caching import Page, far_store, origin, replicas
 from tests.support.relaying import client, until
 
 FRESH = "Cache-Control: max-age=60"
@@ -21,12 +20,7 @@ def posting(path: str) -> bytes:
 
 
 async def test_a_response_that_is_still_being_stored_is_not_served_after_its_deletion(store):
-    store.command("flush_all")
-    async with (
-        origin() as server,
-        FaultProxy(store.port) as way,
-        replicas(1, [server.port], way.address, 'timeout = "5s"') as (one,),
-    ):
+    async with far_store(store) as (server, way, one):
         way.set("delay", 0.1)
         server.page("/a", "old", FRESH)
         assert (await one.get("/a"))[2] == b"old"

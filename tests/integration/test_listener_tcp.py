@@ -17,7 +17,7 @@ from fastroute.errors import ConfigError
 from fastroute.proxy.proxy_protocol import format_header, parse_header
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.loops import on_each_loop, on_uvloop, settled
-from tests.support.relaying import SECRET, WAIT_S, proxying, until, unused_port
+from tests.support.relaying import SECRET, WAIT_S, proxying, reset, until, unused_port
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +203,13 @@ async def test_a_reset_is_a_reset_on_the_other_side():
 
     async def resets(reader, writer):
         await reader.readexactly(1)
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        writer.transport.abort()
+        reset(writer)
 
     async with served(reads) as port, proxying(tcp([port])) as (proxy, at), connected(at) as (_, writer):
         writer.write(b"x")
         await writer.drain()
         await until(lambda: proxy.statistics()["tunnels"] == 1, "connected")
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        writer.transport.abort()
+        reset(writer)
         await asyncio.wait_for(seen.wait(), WAIT_S)
     async with served(resets) as port, proxying(tcp([port])) as (proxy, at), connected(at) as (reader, writer):
         writer.write(b"x")

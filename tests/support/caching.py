@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from fastroute.config.schema import Config
+from tests.support.fault_proxy import FaultProxy
+from tests.support.memcached import Memcached
 from tests.support.relaying import Client, Seen, client, configured, proxying, read_request, serving
 
 
@@ -115,6 +117,18 @@ async def replicas(
             clients.append(await stack.enter_async_context(client(port)))
             clients[-1].proxy = proxy
         yield clients
+
+
+@contextlib.asynccontextmanager
+async def far_store(store: Memcached) -> AsyncIterator[tuple[Origin, FaultProxy, Client]]:
+    """A server, one proxy, and its emptied store at the end of a way that can be made long: way.set("delay", 0.1)."""
+    store.command("flush_all")
+    async with (
+        origin() as server,
+        FaultProxy(store.port) as way,
+        replicas(1, [server.port], way.address, 'timeout = "5s"') as (one,),
+    ):
+        yield server, way, one
 
 
 def asked_and_waiting(clients: list[Client]) -> tuple[int, int]:

@@ -159,7 +159,7 @@ class Memcached:
         while (answer := self.command("lru_crawler metadump all", end=b"END\r\n")).startswith(b"BUSY"):
             if time.monotonic() > end_s:
                 raise TimeoutError("memcached: its crawler is always busy")
-            time.sleep(0.01)
+            time.sleep(_POLL_S)
         return re.findall(r"^key=(\S+)", answer.decode(), re.MULTILINE)
 
     def statistics(self, what: str = "") -> dict[str, str]:
